@@ -1,0 +1,212 @@
+"""Where do tasks run?
+
+Ray core tasks, a bounded number in flight, nothing of a document in the object store: a task gets a
+small specification and returns its record. `Inline` runs the same tasks in this process, for tests
+and for looking at one with a debugger.
+
+A crash of a worker and an OSError (a full disk, a lost mount) are retried, an error in the data is
+not: it would be the same again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from winnow.pipelines.records import Record, TaskFunction, perform
+
+RETRIES = 3
+IN_FLIGHT_PER_WORKER = 3
+"""Tasks queued for each worker, so that none waits for the driver."""
+OBJECT_STORE_BYTES = 100 << 20
+"""Only specifications and records pass through it."""
+
+
+class ClusterError(RuntimeError):
+    """Ray could not start, or what it runs on is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One unit of work of a stage."""
+
+    index: int
+    function: TaskFunction
+    spec: Any
+
+
+class TaskError(RuntimeError):
+    """A task failed for good; `cause` is what it raised."""
+
+    def __init__(self, index: int, cause: BaseException):
+        super().__init__(f"task {index}: {cause}")
+        self.index = index
+        self.cause = cause
+
+
+class Inline:
+    """Runs tasks here, one after another."""
+
+    workers = 1
+
+    def map(self, location: str, tasks: Iterable[Task]) -> Iterator[Record | None]:
+        """Yield each task's record as it is finished; None now and then, so that the caller can show progress."""
+        for task in tasks:
+            try:
+                yield perform(location, task.index, task.function, task.spec)
+            except Exception as error:
+                raise TaskError(task.index, error) from error
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def quiet_worker() -> None:
+    """One thread for every pool inside a worker: Ray runs as many workers as there are cores."""
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+def _remote(location: str, index: int, function: TaskFunction, spec: Any) -> Record:
+    quiet_worker()
+    return perform(location, index, function, spec)
+
+
+def _warm_up() -> str:
+    quiet_worker()
+    from winnow.filters.jit import warm_up
+
+    warm_up()
+    return sys.version
+
+
+POOLS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "FASTOKENS_BPE_THREADS",
+)
+ONE_THREAD = dict.fromkeys(POOLS, "1") | {"TOKENIZERS_PARALLELISM": "false"}
+
+
+class Cluster:
+    """Tasks on Ray: a cluster that is there (`address`, or RAY_ADDRESS as in a Ray job), or one started here."""
+
+    def __init__(self, address: str | None, workers: int | None, task_memory: int):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        address = address or os.environ.get("RAY_ADDRESS") or None
+        if address is None and "RAY_AUTH_MODE" not in os.environ:
+            # A cluster of our own gets a token of its own; nothing is written into the home directory.
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        import ray
+
+        self.ray = ray
+        self.started = not ray.is_initialized()
+        if self.started:
+            self._start(address, workers)
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        self.workers = min(workers or cpus, max(cpus, 1)) if address is None else workers or max(cpus, 1)
+        options = {
+            "num_cpus": 1,
+            "max_retries": RETRIES,
+            "retry_exceptions": [OSError],
+            "runtime_env": {"env_vars": ONE_THREAD},
+        }
+        if address is not None:
+            options["memory"] = task_memory
+        self.task = ray.remote(_remote).options(**options)
+        self._prepare_nodes()
+
+    def _start(self, address: str | None, workers: int | None) -> None:
+        here: dict[str, Any] = {}
+        if address is None:
+            here = {
+                "num_cpus": workers or os.cpu_count() or 1,
+                "num_gpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_node_ip_address": "127.0.0.1",
+            }
+        try:
+            self.ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+        except Exception as error:
+            where = f"to Ray at {address}" if address else "Ray here"
+            verb = "connect" if address else "start"
+            raise ClusterError(f"could not {verb} {where}: {str(error).strip().splitlines()[0]}") from error
+
+    def _prepare_nodes(self) -> None:
+        """Compile the kernels once on every node, before workers by the dozen would do it at once."""
+        ray = self.ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        warm = ray.remote(_warm_up)
+        tasks = [
+            warm.options(
+                num_cpus=1,
+                runtime_env={"env_vars": ONE_THREAD},
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True),
+            ).remote()
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        ]
+        for version in ray.get(tasks):
+            if version != sys.version:
+                raise ClusterError(f"a node runs Python {version}, the driver {sys.version}")
+
+    def map(self, location: str, tasks: Iterable[Task]) -> Iterator[Record | None]:
+        """Yield records as tasks finish, in no order; None at least once a second. Raises TaskError, ClusterError."""
+        ray = self.ray
+        waiting: dict[Any, int] = {}
+        source = iter(tasks)
+        exhausted = False
+        while True:
+            while not exhausted and len(waiting) < self.workers * IN_FLIGHT_PER_WORKER:
+                task = next(source, None)
+                if task is None:
+                    exhausted = True
+                    break
+                waiting[self.task.remote(location, task.index, task.function, task.spec)] = task.index
+            if not waiting:
+                return
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
+            if not ready:
+                yield None
+                continue
+            for ref in ready:
+                index = waiting.pop(ref)
+                yield self._result(ref, index)
+
+    def _result(self, ref: Any, index: int) -> Record:
+        exceptions = self.ray.exceptions
+        try:
+            return self.ray.get(ref)
+        except exceptions.RayTaskError as error:
+            raise TaskError(index, error.cause or error) from error
+        except (
+            exceptions.WorkerCrashedError,
+            exceptions.OutOfMemoryError,
+            exceptions.NodeDiedError,
+        ) as error:
+            message = str(error).strip().splitlines()[0]
+            raise TaskError(
+                index, RuntimeError(f"its worker died {RETRIES + 1} times ({message})")
+            ) from error
+        except exceptions.RayError as error:
+            raise ClusterError(str(error).strip().splitlines()[0]) from error
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if self.started:
+            with contextlib.suppress(Exception):
+                self.ray.shutdown()

@@ -1,0 +1,298 @@
+"""The command line: a thin layer on `winnow.pipelines`.
+
+Exit codes: 0 done, 1 the run failed, 2 bad recipe or input, 130 interrupted (SIGINT and SIGTERM alike).
+Results go to standard output, progress and errors to standard error. Heavy imports are inside the
+commands that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from winnow.pipelines.located import RecipeError
+from winnow.pipelines.recipe import load, shipped
+
+app = typer.Typer(
+    name="winnow",
+    help="Raw text to a planned mixture to MDS token shards, from one YAML recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _recipes(incomplete: str) -> list[str]:
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A path, or the name of a recipe that ships with Winnow.",
+                   autocompletion=_recipes),
+]  # fmt: skip
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the recipe; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came."""
+
+
+@app.command()
+def validate(recipe: RecipeArgument, settings: SetOption = None, json: JsonOption = False) -> None:
+    """Check a recipe; every error is file:line:column: message."""
+    checked = load(recipe, settings or [])
+    if json:
+        print(checked.model_dump_json(by_alias=True, indent=2))
+    else:
+        print(f"{checked.name}: {len(checked.sources)} sources, no errors")
+
+
+@app.command()
+def plan(recipe: RecipeArgument, settings: SetOption = None, json: JsonOption = False) -> None:
+    """Show what a run would read and make; starts no work."""
+    from winnow.pipelines.plan_report import plan_facts, print_plan
+    from winnow.pipelines.planning import plan as make_plan
+
+    made = make_plan(load(recipe, settings or []))
+    if json:
+        _print_json(plan_facts(made))
+    else:
+        print_plan(plan_facts(made))
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[str, typer.Option("--out", metavar="RUN", help="Directory or URL to make the corpus in.")],
+    settings: SetOption = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop after: documents, filters, dedup, tokens, stream or shards.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray to connect to; default: start Ray here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; default: all cores.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the corpus; continue whatever RUN already holds for this recipe."""
+    checked = load(recipe, settings or [])
+    from winnow.pipelines.run import STAGES
+    from winnow.pipelines.run import run as make
+
+    if until is not None and until not in STAGES:
+        raise typer.BadParameter(
+            f"{until!r} is no stage; there are {', '.join(STAGES)}", param_hint="--until"
+        )
+    corpus = make(checked, out, until=until, address=address, workers=workers)
+    if corpus.mixture is None:
+        print(f"stopped after {until}; the same command without --until continues {corpus.location}")
+        return
+    if json:
+        _print_json(corpus.mixture)
+        return
+    from winnow.pipelines.report import print_report
+    from winnow.shards.feed import lines_for_reading
+    from winnow.shards.storage import join
+
+    print_report(corpus.mixture)
+    _print_speed(corpus)
+    streams = join(corpus.location, "streams.yaml")
+    print(f"\nShards, and how to mix them: {streams}\nTo stream them:\n")
+    print(lines_for_reading(streams))
+
+
+def _print_speed(corpus: Any) -> None:
+    from winnow.pipelines.numbers import show_bytes, show_count
+
+    text = sum(s["text_bytes"] for s in corpus.mixture["sources"])
+    tokens = sum(s["tokens"] for s in corpus.mixture["sources"])
+    cpu = sum(corpus.cpu_seconds.values())
+    print(
+        f"\n{show_bytes(text)} of text and {show_count(tokens)} tokens in {corpus.seconds:.1f} s: "
+        f"{show_bytes(text / corpus.seconds)}/s, {show_count(tokens / corpus.seconds)} tokens/s"
+    )
+    if cpu:
+        shares = ", ".join(
+            f"{k} {v / cpu:.0%}" for k, v in sorted(corpus.cpu_seconds.items(), key=lambda i: -i[1])
+        )
+        print(f"CPU of the tasks that ran now: {cpu:.1f} s ({shares})")
+
+
+@app.command()
+def stats(run: RunArgument, json: JsonOption = False) -> None:
+    """Print the mixture table and what became of the documents."""
+    from winnow.pipelines.finished import open_run
+    from winnow.pipelines.report import print_report
+
+    facts = open_run(run).mixture
+    if json:
+        _print_json(facts)
+    else:
+        print_report(facts)
+
+
+@app.command()
+def trace(
+    run: RunArgument,
+    stream: Annotated[str | None, typer.Option(help="Source of the sample.")] = None,
+    split: Annotated[str, typer.Option(help="train or val.")] = "train",
+    sample: Annotated[int | None, typer.Option(min=0, help="Number of the sample in its stream.")] = None,
+    doc: Annotated[str | None, typer.Option(help="Id of a document: which samples is it in?")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Show the sample's text too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show which documents a training sample is made of, or which samples a document is in."""
+    from dataclasses import asdict
+
+    from winnow.pipelines.finished import open_run
+
+    if (doc is None) == (sample is None) or (sample is not None and stream is None):
+        raise typer.BadParameter("give --stream and --sample, or --doc")
+    opened = open_run(run)
+    if doc is not None:
+        found = opened.trace_document(doc)
+        if json:
+            _print_json(asdict(found))
+        else:
+            print(f"{found.document}: {found.source}, {found.path} at {found.position}")
+            if found.split is None:
+                print("not in the shards (see RUN/dropped)")
+            else:
+                shown = ", ".join(map(str, found.samples)) or "none"
+                print(
+                    f"{found.tokens} tokens in {found.split}, samples {shown}; {found.unused_tokens} in the unused tail"
+                )
+        return
+    assert stream is not None
+    assert sample is not None
+    pieces = opened.trace_sample(stream, split, sample)
+    if json:
+        _print_json([asdict(p) for p in pieces])
+        return
+    for p in pieces:
+        print(
+            f"{p.offset:6d} +{p.tokens:<6d} {p.document}  {p.path} at {p.position}, bytes {p.byte_start}-{p.byte_end}"
+        )
+    if text:
+        print(opened.decode(opened.sample_tokens(stream, split, sample)))
+
+
+@app.command()
+def verify(run: RunArgument, json: JsonOption = False) -> None:
+    """Check index, sizes, hashes, counts and token range of the published shards."""
+    from winnow.pipelines.finished import open_run
+
+    problems = list(open_run(run).verify())
+    if json:
+        _print_json(problems)
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems)} problems" if problems else "the shards are whole")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List stage directories that the published run does not refer to; with --yes delete them."""
+    from winnow.pipelines.finished import open_run
+    from winnow.pipelines.lease import Lease
+    from winnow.pipelines.numbers import show_bytes
+    from winnow.shards import storage
+
+    opened = open_run(run)
+    sizes = opened.unreferenced()
+    if yes:
+        with Lease(opened.location):
+            for path in sizes:
+                storage.remove(storage.join(opened.location, path))
+    if json:
+        _print_json({"directories": sizes, "deleted": yes})
+        return
+    for path, size in sizes.items():
+        print(f"{show_bytes(size):>10}  {path}")
+    done = "deleted" if yes else "to delete them: --yes"
+    print(f"{show_bytes(sum(sizes.values()))} in {len(sizes)} directories" + (f"; {done}" if sizes else ""))
+
+
+def _print_json(value: Any) -> None:
+    import orjson
+
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    # Once: what is under way is left as it is, for everything recorded is whole.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Interrupted
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `winnow`."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except Interrupted:
+        _leave(130, "interrupted; the same command continues")
+    except RecipeError as error:
+        _leave(2, str(error))
+    except typer.Abort:
+        _leave(130, "interrupted")
+    except Exception as error:
+        _leave(*_explained(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """Exit code and message of an error; a traceback only for what is a fault of Winnow."""
+    import click
+
+    if isinstance(error, click.ClickException):
+        return 2, error.format_message()
+    user, failed = _known_errors()
+    if isinstance(error, user):
+        return 2, str(error)
+    if isinstance(error, (*failed, OSError)):
+        return 1, f"{error}"
+    import traceback
+
+    traceback.print_exc()
+    return 1, "this is a fault of Winnow; please report it with the lines above"
+
+
+def _known_errors() -> tuple[tuple[type[BaseException], ...], tuple[type[BaseException], ...]]:
+    """(errors in what the user gave, errors of the run) of the modules that are loaded."""
+    names = (
+        [("winnow.shards.inputs", "InputError"), ("winnow.pipelines.finished", "NotFinishedError"),
+         ("winnow.pipelines.finished", "UnknownError"), ("winnow.pipelines.records", "SchemaError"),
+         ("winnow.pipelines.lease", "LeaseError")],
+        [("winnow.pipelines.engine", "RunError"), ("winnow.pipelines.cluster", "ClusterError")],
+    )  # fmt: skip
+    user, failed = (
+        tuple(getattr(sys.modules[m], c) for m, c in group if m in sys.modules) for group in names
+    )
+    return user, failed
+
+
+def _leave(code: int, message: str) -> None:
+    """End at once: Ray's own shutdown may take longer than anybody waits."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What went, and why: RUN/dropped/<source>/, a row per document that did not stay.
+
+Columns: id, key, stage (`read`, `filters`, `dedup`), filter (the reason, the first failing rule, `exact`), score,
+threshold, failing (all failing rules), survivor (dedup), text, raw. `text` is there for a seeded sample per
+filter and split (`dropped_text: sample`), for all, or for none; `raw` is the bytes of a malformed row, at
+most 64 KiB. For `read` the score is the row's size in bytes.
+
+Memory: one Arrow batch of text, the ids of what a split dropped, and the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from winnow.filters.catalogue import segments
+from winnow.pipelines.documents import LOST_SCHEMA, failing_names, lost_batch, name
+from winnow.pipelines.exact import verdict_name
+from winnow.pipelines.records import Outputs
+from winnow.shards import storage, tables
+
+VERSION = 1
+SAMPLES_PER_FILTER = 64
+"""Texts kept per source and filter, spread over its splits; at least one a split."""
+SAMPLE_SEED = 0x73616D706C65
+SCHEMA = LOST_SCHEMA.insert(7, pa.field("survivor", tables.ID))
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedSpec:
+    source: str
+    split: int
+    splits: int
+    documents: str
+    filters: str
+    exact: str | None
+    settings: tuple[Any, ...]
+    """Of the source's filters."""
+    text: str
+    seed: int
+
+
+def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
+    """Write the report of one split."""
+    sampled: dict[bytes, str] = {}
+    if spec.text == "sample":
+        sampled = _sample(spec)
+    rows = 0
+    with (
+        outputs.file(name("dropped", spec.split, "parquet")) as path,
+        tables.RowWriter(path, SCHEMA) as writer,
+    ):
+        lost = storage.join(spec.documents, name("lost", spec.split, "parquet"))
+        for batch in tables.parquet_batches(lost):
+            table = batch.add_column(7, SCHEMA.field("survivor"), pa.nulls(batch.num_rows, tables.ID))
+            if spec.text == "none":
+                for column in ("text", "raw"):
+                    at = table.schema.get_field_index(column)
+                    table = table.set_column(
+                        at, SCHEMA.field(column), pa.nulls(table.num_rows, SCHEMA.field(column).type)
+                    )
+            writer.write(table)
+            rows += batch.num_rows
+        for batch, texts in _dropped_later(spec, with_text=spec.text != "none"):
+            writer.write(_with_text(batch, texts, spec.text, sampled))
+            rows += batch.num_rows
+    return {"rows": rows}
+
+
+def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
+    """What the last segment and dedup dropped, a batch a batch of text; `text` still null in it."""
+    rules = [rule.name for rule in segments(spec.settings)[-1].rules]
+    rows = tables.Aligned(
+        tables.parquet_batches(
+            storage.join(spec.documents, name("rows", spec.split, "parquet")), ["id", "key"]
+        )
+    )
+    verdicts = tables.Aligned(
+        tables.arrow_batches(storage.join(spec.filters, name("verdict", spec.split, "arrow")))
+    )
+    survivors = None
+    if spec.exact is not None:
+        place = storage.join(spec.exact, verdict_name(spec.source, spec.split))
+        survivors = tables.Aligned(tables.arrow_batches(place))
+    for n, texts in _text_batches(spec, with_text):
+        verdict, row = verdicts.take(n), rows.take(n)
+        first = verdict.column("first").to_numpy()
+        filtered = np.flatnonzero(first >= 0)
+        survivor = survivors.take(n).column("survivor") if survivors else None
+        duplicate = (
+            np.flatnonzero(survivor.is_valid().to_numpy(zero_copy_only=False))
+            if survivor is not None
+            else np.empty(0, np.int64)
+        )
+        for where, stage in ((filtered, "filters"), (duplicate, "dedup")):
+            if not len(where):
+                continue
+            take = pa.array(where)
+            of_filters = stage == "filters"
+            batch = lost_batch(
+                ids=row.column("id").take(take),
+                keys=row.column("key").take(take),
+                stage=stage,
+                filters=[rules[i] for i in first[where]] if of_filters else ["exact"] * len(where),
+                scores=verdict.column("score").to_numpy()[where] if of_filters else None,
+                thresholds=verdict.column("threshold").to_numpy()[where] if of_filters else None,
+                failing=failing_names(verdict.column("failing").to_numpy()[where], rules)
+                if of_filters
+                else None,
+            )
+            column = pa.nulls(len(where), tables.ID) if of_filters else survivor.take(take)
+            yield batch.add_column(7, SCHEMA.field("survivor"), column), texts.take(take) if texts else None
+
+
+def _text_batches(spec: DroppedSpec, with_text: bool) -> Iterator[tuple[int, pa.Array | None]]:
+    """Rows of each batch of a split's text, and the text if it is wanted."""
+    for batch in tables.arrow_batches(storage.join(spec.documents, name("text", spec.split, "arrow"))):
+        yield batch.num_rows, batch.column("text") if with_text else None
+
+
+def _sample(spec: DroppedSpec) -> dict[bytes, str]:
+    """The texts that the report shows: per filter the documents with the smallest hash(seed, id)."""
+    share = max(1, -(-SAMPLES_PER_FILTER // spec.splits))
+    best: dict[str, list[tuple[int, bytes, str]]] = {}
+    for batch, texts in _dropped_later(spec, with_text=True):
+        draws = tables.mix(spec.seed ^ SAMPLE_SEED, *tables.id_halves(batch.column("id"))).tolist()
+        filters = batch.column("filter").to_pylist()
+        for i in _smallest(draws, filters, share):
+            held = best.setdefault(filters[i], [])
+            held.append((draws[i], batch.column("id")[i].as_py(), texts[i].as_py()))
+            held.sort()
+            del held[share:]
+    return {id_: text for held in best.values() for _, id_, text in held}
+
+
+def _smallest(draws: Sequence[int], groups: Sequence[str], n: int) -> Iterator[int]:
+    """Positions of the n smallest draws of each group."""
+    by_group: dict[str, list[int]] = {}
+    for i in sorted(range(len(draws)), key=draws.__getitem__):
+        held = by_group.setdefault(groups[i], [])
+        if len(held) < n:
+            held.append(i)
+            yield i
+
+
+def _with_text(
+    batch: pa.RecordBatch, texts: pa.Array | None, mode: str, sampled: dict[bytes, str]
+) -> pa.RecordBatch:
+    at = SCHEMA.get_field_index("text")
+    if mode == "all":
+        return batch.set_column(at, SCHEMA.field("text"), texts)
+    if mode == "sample":
+        shown = [sampled.get(id_) for id_ in batch.column("id").to_pylist()]
+        return batch.set_column(at, SCHEMA.field("text"), pa.array(shown, pa.large_string()))
+    return batch

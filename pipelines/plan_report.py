@@ -1,0 +1,82 @@
+"""How is a plan shown?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from winnow.pipelines.numbers import show_bytes, show_count
+from winnow.pipelines.planning import Plan
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values."""
+    weights = [s.source.weight for s in plan.sources]
+    parts = [w if w is not None else s.token_estimate for w, s in zip(weights, plan.sources, strict=True)]
+    whole = sum(parts) or 1.0
+    available = sum(s.token_estimate for s in plan.sources)
+    budget = plan.recipe.mixture.tokens or available
+    sources = [
+        {
+            "name": s.name,
+            "root": s.root,
+            "files": len(s.files),
+            "stored_bytes": s.stored_bytes,
+            "splits": len(s.splits),
+            "partitions": plan.partitions(s),
+            "text_bytes_estimate": int(s.text_estimate),
+            "tokens_estimate": int(s.token_estimate),
+            "proportion": part / whole,
+            "effective_tokens": part / whole * budget,
+            "epochs_estimate": part / whole * budget / s.token_estimate if s.token_estimate else 0.0,
+        }
+        for s, part in zip(plan.sources, parts, strict=True)
+    ]
+    return {
+        "name": plan.recipe.name,
+        "sources": sources,
+        "dedup_groups": [list(g) for g in plan.recipe.dedup_groups()],
+        "budget_tokens": int(budget),
+        "disk_bytes_estimate": int(plan.disk_estimate),
+        "task_memory_bytes": plan.task_memory,
+        "ray_memory_bytes": plan.recipe.limits.task_memory,
+    }
+
+
+def print_plan(facts: dict[str, Any]) -> None:
+    """The plan on standard output; estimates are marked with ~."""
+    console = Console()
+    table = Table(title=f"Plan of {facts['name']}", title_justify="left")
+    table.add_column("source")
+    for column in (
+        "files",
+        "stored",
+        "splits",
+        "~ text",
+        "~ tokens",
+        "proportion",
+        "effective tokens",
+        "~ epochs",
+    ):
+        table.add_column(column, justify="right")
+    for s in facts["sources"]:
+        table.add_row(
+            s["name"],
+            f"{s['files']:,}",
+            show_bytes(s["stored_bytes"]),
+            f"{s['splits']:,}",
+            show_bytes(s["text_bytes_estimate"]),
+            show_count(s["tokens_estimate"]),
+            f"{s['proportion']:.2%}",
+            show_count(s["effective_tokens"]),
+            f"{s['epochs_estimate']:.2f}",
+        )
+    console.print(table)
+    for group in facts["dedup_groups"]:
+        console.print(f"exact dedup: {', then '.join(group)} (the first named keeps)")
+    console.print(
+        f"disk below RUN ~ {show_bytes(facts['disk_bytes_estimate'])}; a task holds up to "
+        f"~ {show_bytes(facts['task_memory_bytes'])} and asks Ray for {show_bytes(facts['ray_memory_bytes'])}"
+    )
+    console.print("Estimates (~) are before filters and dedup. Nothing was started.")

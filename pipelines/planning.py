@@ -1,0 +1,125 @@
+"""What would a run read, do and need? Starts no work.
+
+`plan` lists every source's files and cuts them into splits; the run goes by the same plan. Estimates of disk are
+rules of thumb (stated beside them), for the decision whether to start.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from winnow.pipelines.located import RecipeError
+from winnow.pipelines.recipe import Recipe, Source
+from winnow.shards import exchange
+from winnow.shards.inputs import InputError, InputFile, Split, cut, default_root, list_source
+from winnow.shards.readers import ReadSettings
+
+EXPANSION = {".gz": 3.5, ".zst": 4.0, ".parquet": 2.2}
+"""Bytes of text per stored byte, of web text (ours, from this project's corpora); 1 for plain files."""
+BYTES_PER_TOKEN = 4.3
+"""English text with the Mistral or NeoX tokenizer (ours, same corpora)."""
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """One source, resolved."""
+
+    name: str
+    source: Source
+    root: str
+    files: list[InputFile]
+    splits: list[Split]
+    read: ReadSettings
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(f.size for f in self.files)
+
+    @property
+    def text_estimate(self) -> float:
+        """Bytes of text, by rule of thumb."""
+        total = 0.0
+        for file in self.files:
+            suffix = next((s for s in EXPANSION if file.path.endswith(s)), "")
+            total += file.size * EXPANSION.get(suffix, 1.0)
+        return total
+
+    @property
+    def token_estimate(self) -> float:
+        return self.text_estimate / BYTES_PER_TOKEN
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with its inputs."""
+
+    recipe: Recipe
+    sources: list[SourcePlan] = field(default_factory=list)
+
+    @property
+    def disk_estimate(self) -> float:
+        """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes four times (flat, runs, stream, shards)."""
+        return sum(0.6 * s.text_estimate + 8 * s.token_estimate for s in self.sources)
+
+    @property
+    def task_memory(self) -> int:
+        """Bytes the largest task holds, by its stated bound: a partition of the exchange three times."""
+        return 3 * self.recipe.limits.partition_bytes
+
+    def partitions(self, source: SourcePlan) -> int:
+        """Partitions of the source's shuffle, for the estimated tokens."""
+        return exchange.plan_rounds(
+            int(2 * source.token_estimate), self.recipe.limits.partition_bytes
+        ).partitions
+
+
+def plan(recipe: Recipe, say: Callable[[str], None] | None = None) -> Plan:
+    """Resolve every source. Raises RecipeError (located) for one that matches nothing or cannot be listed."""
+    sources = []
+    for name, source in recipe.sources.items():
+        if say:
+            say(f"listing {name}")
+        patterns = [expand(p) for p in source.read.path]
+        root = expand(source.read.root) if source.read.root else default_root(patterns)
+        try:
+            files = list_source(name, root, patterns, [expand(p) for p in source.read.exclude])
+            splits = cut(name, files, source.read.format, recipe.limits.split_bytes)
+        except InputError as error:
+            raise recipe.located(("sources", name, "read", "path"), str(error)) from error
+        except (OSError, ImportError, ValueError) as error:
+            if isinstance(error, RecipeError):
+                raise
+            message = f"source {name!r}: {root} cannot be listed: {error}"
+            raise recipe.located(("sources", name, "read"), message) from error
+        sources.append(SourcePlan(name, source, root, files, splits, read_settings(recipe, source)))
+    _check_ids(recipe, sources)
+    return Plan(recipe, sources)
+
+
+def read_settings(recipe: Recipe, source: Source) -> ReadSettings:
+    """What the readers must know of a source."""
+    read = source.read
+    return ReadSettings(read.format, read.text, read.key, read.on_truncated, recipe.limits.max_document_bytes)
+
+
+def expand(text: str) -> str:
+    """Put the running Python's directories in place of `{stdlib}` and `{site-packages}`."""
+    return text.replace("{stdlib}", sysconfig.get_path("stdlib")).replace(
+        "{site-packages}", sysconfig.get_path("purelib")
+    )
+
+
+def _check_ids(recipe: Recipe, sources: list[SourcePlan]) -> None:
+    """No two files of the run may share the first half of their ids."""
+    seen: dict[int, str] = {}
+    for source in sources:
+        for file in source.files:
+            mine = f"{source.name}:{file.path}"
+            other = seen.setdefault(file.id_half(source.name), mine)
+            if other != mine:
+                raise recipe.located(
+                    ("sources", source.name, "read", "path"),
+                    f"{mine!r} and {other!r} have the same id; rename one",
+                )

@@ -1,0 +1,334 @@
+"""What may a recipe say?
+
+The schema of a recipe: each field carries its meaning, unit and origin beneath it. A recipe is data;
+nothing in it is executed. `load` reads one from a file or by the name of a recipe that ships with
+Winnow, applies `--set` overrides, and reports every mistake with file, line and column.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+from winnow.filters.catalogue import FILTERS
+from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse
+from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
+
+SCHEMA_VERSION = 1
+SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Fraction = Annotated[float, BeforeValidator(parse_fraction)]
+
+
+class Settings(BaseModel):
+    """A part of a recipe: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Tokenizer(Settings):
+    name: str
+    """`mistral-7b-v0.1`, `gpt-neox-20b`, the path of a tokenizer.json or tokenizer.model, or a hub id."""
+    append: Literal["eos", "bos", "both", "none"] = "eos"
+    """Control tokens put around each document, by Winnow alone."""
+    eos_token: str | None = None
+    bos_token: str | None = None
+    """The control tokens' names where the file's own are not the usual ones."""
+
+
+class Sequence_(Settings):
+    length: Annotated[int, BeforeValidator(parse_count), Field(ge=2, le=1 << 20)] = 2048
+    """Tokens per sample."""
+    pack: Literal["concat"] = "concat"
+    """Documents of a source one after the other, cut every `length` tokens (MPT-7B's way)."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Patterns = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class Read(Settings):
+    format: Literal["jsonl", "parquet", "text", "code"]
+    """`text` and `code`: a file is a document; `code` adds the language its name tells to `meta`."""
+    root: str | None = None
+    """Directory or URL that ids are relative to; default: the part of the paths before the first wildcard."""
+    path: Annotated[Patterns, Field(min_length=1)]
+    """Globs below the root; `**` is any number of directories. `{stdlib}` and `{site-packages}` stand for
+    the running Python's own directories."""
+    exclude: Patterns = []
+    """Globs of files to leave out."""
+    text: str = "text"
+    """The column that holds the text (jsonl, parquet)."""
+    key: str | None = None
+    """The column with the publisher's own id or URL."""
+    on_truncated: Literal["fail", "keep"] = "fail"
+    """A compressed file that ends too early: stop the run (a cut download looks the same), or use what is
+    before the cut and list the file in the manifest."""
+
+
+class SourceDedup(Settings):
+    exact: bool = False
+    """Drop documents whose final text is equal, byte for byte, to an earlier one's of this source."""
+
+
+class Heldout(Settings):
+    fraction: Annotated[Fraction, Field(gt=0, lt=1)]
+    """Share of the documents that go to the split `val`, chosen by hash of the text, so that equal
+    documents never lie on both sides."""
+
+
+def _filter_use(value: Any) -> Any:
+    return (
+        {value: {}}
+        if isinstance(value, str)
+        else ({k: v or {} for k, v in value.items()} if isinstance(value, dict) else value)
+    )
+
+
+class _OneFilter(Settings):
+    @model_validator(mode="after")
+    def _exactly_one(self) -> _OneFilter:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("one filter an item: a name, or a name with its settings")
+        return self
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the filter that is named."""
+        return getattr(self, next(iter(self.model_fields_set)))
+
+
+FilterUse = pydantic.create_model(
+    "FilterUse",
+    __base__=_OneFilter,
+    **{
+        name.replace("-", "_"): (settings | None, Field(default=None, alias=name))
+        for name, settings in FILTERS.items()
+    },  # type: ignore[call-overload]
+)
+
+
+class Source(Settings):
+    read: Read
+    filters: list[Annotated[FilterUse, BeforeValidator(_filter_use)]] = []  # type: ignore[valid-type]
+    """Applied in order; every signal and verdict is stored."""
+    dedup: SourceDedup = SourceDedup()
+    heldout: Heldout | None = None
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of the tokens drawn in training. All sources have one (they are normalised), or none (by size)."""
+
+
+class ExactAcross(Settings):
+    across: Annotated[list[str], Field(min_length=2)]
+    """Sources compared with each other and with themselves; the first named wins."""
+
+
+class Dedup(Settings):
+    exact: ExactAcross | None = None
+
+
+class Mixture(Settings):
+    tokens: Annotated[Count, Field(gt=0)] | None = None
+    """The training run's tokens; default: as many as there are."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """The run stops when a source would have to be repeated more often."""
+    output: Literal["streams"] = "streams"
+    """A stream of shards per source, mixed by the trainer's loader in the shares of `streams.yaml`."""
+
+
+class Shards(Settings):
+    size_limit: Annotated[Bytes, Field(ge=1 << 12, lt=1 << 32)] = 1 << 26
+    """Bytes of a shard file, as MDSWriter counts them."""
+    hashes: list[Literal["sha1", "xxh64"]] = ["xxh64"]
+    """Checked by StreamingDataset when it downloads."""
+
+    @field_validator("hashes")
+    @classmethod
+    def _sorted(cls, hashes: list[str]) -> list[str]:
+        return sorted(set(hashes))
+
+    compression: Annotated[str, Field(pattern=r"^zstd(:([1-9]|1[0-9]|2[0-2]))?$")] | None = None
+
+
+class Limits(Settings):
+    """What bounds memory and the size of a piece of work. Results are the same for any of them."""
+
+    split_bytes: Annotated[Bytes, Field(ge=1 << 10)] = 64 * 10**6
+    """Stored bytes of input that one task reads; large plain JSONL and Parquet files are cut to it."""
+    partition_bytes: Annotated[Bytes, Field(ge=1 << 12)] = 128 << 20
+    """Bytes of a partition of the exchange: a reduce task holds about three times that."""
+    max_document_bytes: Annotated[Bytes, Field(ge=1 << 10, le=1 << 30)] = 64 << 20
+    """A longer document is quarantined."""
+    task_memory: Annotated[Bytes, Field(ge=1 << 26)] = 1 << 30
+    """What a task asks of Ray."""
+
+
+class Recipe(Settings):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 17
+    tokenizer: Tokenizer
+    sequence: Sequence_ = Sequence_()
+    sources: Annotated[dict[str, Source], Field(min_length=1)]
+    dedup: Dedup = Dedup()
+    mixture: Mixture = Mixture()
+    shards: Shards = Shards()
+    limits: Limits = Limits()
+    max_bad_rows: Fraction = 0.01
+    """Share of a split's rows that may be malformed (at least one may) before the run stops."""
+    dropped_text: Literal["sample", "all", "none"] = "sample"
+    """Whose text RUN/dropped holds: a seeded sample per source and filter, every dropped document's, or nobody's."""
+
+    _document: Document | None = PrivateAttr(None)
+
+    def located(self, path: tuple[str | int, ...], message: str) -> RecipeError:
+        """An error about something the recipe says, at its place in the file."""
+        if self._document is None:
+            return RecipeError([Problem(self.name, 1, 1, message)])
+        return RecipeError([self._document.problem(path, message)])
+
+    @field_validator("sources")
+    @classmethod
+    def _source_names(cls, sources: dict[str, Source]) -> dict[str, Source]:
+        for name in sources:
+            if not SOURCE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name for a source: lower-case letters, digits, - and _")
+        return sources
+
+    def dedup_groups(self) -> list[tuple[str, ...]]:
+        """The sets of sources that exact dedup compares, survivors' order within each; disjoint."""
+        across = tuple(self.dedup.exact.across) if self.dedup.exact else ()
+        alone = [(n,) for n, s in self.sources.items() if s.dedup.exact and n not in across]
+        return ([across] if across else []) + alone
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with Winnow, by name."""
+    return {p.stem: p for p in sorted(Path(__file__).parent.glob("*.yaml"))}
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe from a path, or by the name of one that ships with Winnow.
+
+    Raises RecipeError with every mistake found, each as file:line:column: message.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        known = shipped()
+        if recipe not in known:
+            hint = nearest(recipe, known) if os.sep not in recipe else ""
+            raise RecipeError(
+                [Problem(recipe, 1, 1, f"there is no such file, nor a recipe of that name{hint}")]
+            )
+        path, shown = known[recipe], f"{recipe}.yaml"
+    else:
+        shown = recipe
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([Problem(shown, 1, 1, f"cannot be read: {error}")]) from None
+    return read(text, shown, overrides)
+
+
+def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe's text; `file` is the name errors carry. Raises RecipeError."""
+    document = parse(text, file)
+    for assignment in overrides:
+        override(document, assignment)
+    try:
+        recipe = Recipe.model_validate(document.value)
+    except pydantic.ValidationError as error:
+        raise RecipeError(_problems(document, error)) from None
+    recipe._document = document
+    problems = [document.problem(path, message) for path, message in _contradictions(recipe)]
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
+    """Mistakes that no single field shows."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    if recipe.dedup.exact:
+        across = recipe.dedup.exact.across
+        for i, name in enumerate(across):
+            place = ("dedup", "exact", "across", i)
+            if name not in recipe.sources:
+                found.append((place, f"there is no source {name!r}{nearest(name, recipe.sources)}"))
+            elif name in across[:i]:
+                found.append((place, f"{name!r} is named twice"))
+    weighted = [n for n, s in recipe.sources.items() if s.weight is not None]
+    if weighted and len(weighted) != len(recipe.sources):
+        without = next(n for n in recipe.sources if n not in weighted)
+        found.append((("sources", without), f"source {without!r} has no weight, but {weighted[0]!r} has one"))
+    if recipe.tokenizer.append in ("none", "bos") and recipe.tokenizer.eos_token:
+        found.append(
+            (("tokenizer", "eos_token"), f"eos_token is given, but append is {recipe.tokenizer.append!r}")
+        )
+    return found
+
+
+def _problems(document: Document, error: pydantic.ValidationError) -> list[Problem]:
+    problems = []
+    for item in error.errors():
+        path = tuple(item["loc"])
+        kind = item["type"]
+        if kind == "extra_forbidden":
+            valid = _valid_keys(Recipe, path[:-1])
+            what = "filter" if len(path) > 4 and path[2] == "filters" and len(path) == 5 else "key"
+            message = f"unknown {what} {path[-1]!r}{nearest(str(path[-1]), valid)}"
+            problems.append(document.problem(path, message, at_key=True))
+        elif kind == "missing":
+            problems.append(document.problem(path[:-1], f"{path[-1]!r} is missing"))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            if kind not in ("value_error", "assertion_error"):
+                shown = repr(item["input"])
+                message = f"{message[0].lower()}{message[1:]}, not {shown if len(shown) < 60 else shown[:57] + '...'}"
+            problems.append(document.problem(path, message))
+    return sorted(problems, key=lambda p: (p.line, p.column))
+
+
+def _valid_keys(model: Any, path: Sequence[str | int]) -> list[str]:
+    """The keys the schema allows at a path."""
+    from typing import get_args, get_origin
+
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        fields = {f.alias or n: f.annotation for n, f in model.model_fields.items()}
+        if not path:
+            return list(fields)
+        return _valid_keys(fields.get(str(path[0])), path[1:])
+    if get_origin(model) is dict and path:
+        return _valid_keys(get_args(model)[1], path[1:])
+    if get_origin(model) is list and path:
+        return _valid_keys(get_args(model)[0], path[1:])
+    for option in get_args(model):
+        if keys := _valid_keys(option, path):
+            return keys
+    return []
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every default filled in; `read` gives the same recipe back."""
+    values = recipe.model_dump(mode="json", by_alias=True)
+    for source in values["sources"].values():
+        source["filters"] = [{k: v for k, v in f.items() if v is not None} for f in source["filters"]]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,90 @@
+"""How is a mixture shown?
+
+The table has the shape of MPT-7B's (huggingface.co/mosaicml/mpt-7b): source, tokens in source, proportion, effective
+tokens, epochs; the funnel says what became of the documents of each source.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from winnow.pipelines.numbers import show_bytes, show_count
+
+MANY_EPOCHS = 4.0
+"""Up to four passes over the same text are almost as good as new text (Muennighoff et al. 2023, arXiv:2305.16264)."""
+
+
+def mixture_table(facts: dict[str, Any]) -> Table:
+    """The mixture, a row per source."""
+    table = Table(title=f"Mixture of {facts['name']}", title_justify="left", caption_justify="left")
+    table.add_column("source")
+    for column in (
+        "tokens in source",
+        "proportion",
+        "effective tokens",
+        "epochs",
+        "samples",
+        "held out",
+        "shards",
+    ):
+        table.add_column(column, justify="right")
+    for source in facts["sources"]:
+        table.add_row(
+            source["name"],
+            show_count(source["tokens"]),
+            f"{source['proportion']:.2%}",
+            show_count(source["effective_tokens"]),
+            f"{source['epochs']:.2f}",
+            f"{source['train']['rows']:,}",
+            f"{source['val']['rows']:,}",
+            str(source["train"]["shards"] + source["val"]["shards"]),
+        )
+    table.add_section()
+    table.add_row(
+        "total",
+        show_count(sum(s["tokens"] for s in facts["sources"])),
+        f"{sum(s['proportion'] for s in facts['sources']):.2%}",
+        show_count(facts["budget_tokens"]),
+        "",
+        f"{facts['epoch_rows']:,} an epoch",
+        f"{sum(s['val']['rows'] for s in facts['sources']):,}",
+        str(sum(s["train"]["shards"] + s["val"]["shards"] for s in facts["sources"])),
+    )
+    many = [s["name"] for s in facts["sources"] if s["epochs"] > MANY_EPOCHS]
+    if many:
+        table.caption = f"more than {MANY_EPOCHS:g} epochs: {', '.join(many)}"
+    return table
+
+
+def funnel_table(facts: dict[str, Any]) -> Table:
+    """What became of the documents of each source."""
+    table = Table(title="Documents: read, dropped by reason, kept", title_justify="left")
+    table.add_column("source")
+    table.add_column("step")
+    for column in ("documents", "share", "bytes"):
+        table.add_column(column, justify="right")
+    for source in facts["sources"]:
+        rows = max(source["rows"], 1)
+
+        def add(step: str, n: int, size: float | None, name: str = "", rows: int = rows) -> None:
+            table.add_row(name, step, f"{n:,}", f"{n / rows:.1%}", "" if size is None else show_bytes(size))
+
+        add("read", source["rows"], source["text_bytes"], source["name"])
+        for reason, n in sorted(source["lost"].items(), key=lambda item: -item[1]):
+            add(f"− {reason}", n, None)
+        for reason, n in sorted(source["dropped"].items(), key=lambda item: -item[1]):
+            add(f"− {reason}", n, source["dropped_bytes"].get(reason))
+        if source["duplicates"]:
+            add("− exact duplicate", source["duplicates"], None)
+        add("kept", source["kept_documents"], source["kept_bytes"])
+        table.add_section()
+    return table
+
+
+def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
+    """Both tables, on standard output."""
+    console = console or Console()
+    console.print(mixture_table(facts))
+    console.print(funnel_table(facts))

@@ -1,0 +1,146 @@
+"""Per split: the tokens of what stays.
+
+The stage `tokens` reads a split's text through the masks of filters and dedup and writes it as one flat
+array of ids, `tokens-*.bin` (uint16, or uint32 where the largest id needs it), and `index-*.arrow`: per
+document its id, where its tokens end (uint64), the bytes of its text and the first half of its text's hash.
+One tokenization serves every sequence length, shuffle and export.
+
+Memory: an Arrow batch of text and what the encoder makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from winnow.pipelines.documents import kept_by_filters, name
+from winnow.pipelines.exact import verdict_name
+from winnow.pipelines.records import Outputs
+from winnow.shards import storage, tables
+from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
+from winnow.tokenize.source import TokenizerSource
+
+VERSION = 1
+INDEX_SCHEMA = pa.schema(
+    [("id", tables.ID), ("end", pa.uint64()), ("text_bytes", pa.uint32()), ("text_hash", pa.uint64())]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """What the stage `tokenizer` keeps, so that a run never depends on a hub again."""
+
+    source: TokenizerSource
+    eos_token: str | None
+    bos_token: str | None
+
+
+def tokenizer_task(spec: TokenizerSpec, outputs: Outputs) -> dict[str, Any]:
+    """Keep the tokenizer's file as it was found, and as the tokenizer.json that is used."""
+    vocabulary = vocabulary_of(spec)
+    outputs.put("source", spec.source.content)
+    outputs.put("tokenizer.json", vocabulary.tokenizer_json)
+    outputs.put(
+        "source.json",
+        orjson.dumps(
+            {
+                "name": spec.source.name,
+                "kind": spec.source.kind,
+                "sha256": spec.source.sha256,
+                "origin": spec.source.origin,
+                "eos_token": spec.eos_token,
+                "bos_token": spec.bos_token,
+            },
+            option=orjson.OPT_INDENT_2,
+        ),
+    )
+    return {"size": vocabulary.size, "max_id": vocabulary.max_id}
+
+
+def vocabulary_of(spec: TokenizerSpec) -> Vocabulary:
+    """The vocabulary of a tokenizer with the recipe's choice of control tokens."""
+    return prepare(spec.source, eos_token=spec.eos_token, bos_token=spec.bos_token)
+
+
+@lru_cache(maxsize=4)
+def load_vocabulary(location: str) -> Vocabulary:
+    """The vocabulary that a tokenizer stage keeps."""
+    facts = orjson.loads(storage.read_bytes(storage.join(location, "source.json")))
+    content = storage.read_bytes(storage.join(location, "source"))
+    source = TokenizerSource(facts["name"], facts["kind"], content, facts["sha256"], facts["origin"])
+    return vocabulary_of(TokenizerSpec(source, facts["eos_token"], facts["bos_token"]))
+
+
+@lru_cache(maxsize=1)
+def _encoder(location: str, backend: str, append: str) -> Encoder:
+    return Encoder(load_vocabulary(location), backend, append=append)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class TokensSpec:
+    source: str
+    split: int
+    rows: int
+    documents: str
+    filters: str
+    exact: str | None
+    """Locations of the stages; None where the source is in no dedup group."""
+    tokenizer: str
+    backend: str
+    append: str
+
+
+def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
+    """Tokenize what stays of one split; returns its counts."""
+    encoder = _encoder(spec.tokenizer, spec.backend, spec.append)
+    counts = {"documents": 0, "text_bytes": 0, "tokens": 0}
+    with (
+        outputs.file(name("tokens", spec.split, "bin")) as tokens_path,
+        outputs.file(name("index", spec.split, "arrow")) as index_path,
+        open(tokens_path, "wb") as tokens,
+        tables.arrow_writer(index_path, INDEX_SCHEMA) as index,
+    ):
+        for rows, texts in staying(spec):
+            ids, ends = encoder.encode(texts)
+            ids.tofile(tokens)
+            high, _ = tables.id_halves(rows.column("text_hash"))
+            index.write_batch(
+                pa.record_batch(
+                    [
+                        rows.column("id"),
+                        pa.array(ends.astype(np.uint64) + np.uint64(counts["tokens"])),
+                        rows.column("text_bytes"),
+                        pa.array(high),
+                    ],
+                    schema=INDEX_SCHEMA,
+                )
+            )
+            counts["documents"] += len(texts)
+            counts["text_bytes"] += int(pc.sum(rows.column("text_bytes")).as_py() or 0)
+            counts["tokens"] += len(ids)
+    return counts
+
+
+def staying(spec: TokensSpec) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """The rows and texts of a split that filters and dedup left, batch by batch of text."""
+    rows = kept_by_filters(spec.documents, spec.filters, spec.split)
+    survivors = None
+    if spec.exact is not None:
+        survivors = tables.Aligned(
+            tables.arrow_batches(storage.join(spec.exact, verdict_name(spec.source, spec.split)))
+        )
+    text = storage.join(spec.documents, name("text", spec.split, "arrow"))
+    for batch in tables.arrow_batches(text):
+        table = rows.take(batch.num_rows)
+        keep = table.column("keep")
+        if survivors is not None:
+            keep = pc.and_(keep, pc.is_null(survivors.take(batch.num_rows).column("survivor")))
+        if pc.any(keep).as_py():
+            yield table.filter(keep), batch.column("text").filter(keep)
+    rows.end()

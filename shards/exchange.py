@@ -1,0 +1,220 @@
+"""How do rows get from the tasks that made them to the tasks that need them together?
+
+Map tasks write *runs*: rows sorted by their leading fields, the payload of each row (tokens, say) in
+the same order, and one compact binary index of where each partition begins. Reduce tasks
+range-read their partition from every run and merge. A partition is a range of keys, so partitions
+in order, each sorted, are the whole sorted by (key, further fields): the result does not depend on
+how many partitions or runs there were.
+
+One round suffices while a run can be read in ranges of about a MiB; beyond that the partitions are
+split in two or more rounds (a radix sort on files), so that no task opens more than about
+`partition_bytes / RANGE_BYTES` files. How many partitions there are follows from input bytes and
+settings, never from workers.
+
+A run file: payload | rows | u64 row starts [parts + 1] | u64 payload starts [parts + 1] | footer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from winnow.shards import storage
+
+RANGE_BYTES = 1 << 20
+"""The mean range read that a round aims at: an object store's request costs about as much as a MiB."""
+MAGIC = b"WNRUN001"
+FOOTER = struct.Struct("<8sQQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The shape of an exchange."""
+
+    partitions: int
+    fanouts: tuple[int, ...]
+    """Partitions a run is divided into, per round; their product is `partitions`."""
+
+
+def plan_rounds(total_bytes: int, partition_bytes: int, range_bytes: int = RANGE_BYTES) -> Rounds:
+    """The fewest rounds in which a mean range is at least `range_bytes`, fan-outs as equal as they come.
+
+    A round's run holds about `partition_bytes`, so its fan-out is at most `partition_bytes / range_bytes`
+    (at least 2).
+    """
+    wanted = max(1, -(-total_bytes // partition_bytes))
+    widest = max(2, partition_bytes // range_bytes)
+    rounds = 1
+    while widest**rounds < wanted:
+        rounds += 1
+    fanouts, left = [], wanted
+    for r in range(rounds, 0, -1):
+        fan = 1
+        while fan**r < left:
+            fan += 1
+        fanouts.append(fan)
+        left = -(-left // fan)
+    product = 1
+    for fan in fanouts:
+        product *= fan
+    return Rounds(product, tuple(fanouts))
+
+
+def uniform_bounds(partitions: int, low: int = 0, high: int = 1 << 64) -> np.ndarray:
+    """uint64[partitions - 1]: where partitions 1, 2, … begin when keys are spread evenly over [low, high)."""
+    return np.array([low + (high - low) * p // partitions for p in range(1, partitions)], np.uint64)
+
+
+def coarse_bounds(bounds: np.ndarray, fanouts: Sequence[int], round_: int) -> np.ndarray:
+    """The bounds between the groups of partitions that a run of this round tells apart."""
+    step = 1
+    for fan in fanouts[round_ + 1 :]:
+        step *= fan
+    return bounds[step - 1 :: step]
+
+
+def group_by_bytes(sizes: Sequence[int], limit: int, most: int = 1000) -> list[tuple[int, int]]:
+    """Ranges of consecutive inputs that hold about `limit` bytes, and at most `most` inputs, each."""
+    out: list[tuple[int, int]] = []
+    start, held = 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and (held + size > limit or i - start == most):
+            out.append((start, i))
+            start, held = i, 0
+        held += size
+    if len(sizes) > start:
+        out.append((start, len(sizes)))
+    return out
+
+
+def sort_order(rows: np.ndarray, fields: Sequence[str]) -> np.ndarray:
+    """int64[n]: the order that sorts a structured array by these fields, the first one foremost."""
+    return np.lexsort([rows[f] for f in reversed(fields)])
+
+
+def payload_take(payload: np.ndarray, starts: np.ndarray, ends: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Gather the slices payload[starts[i]:ends[i]] in the given order into one array of the same dtype."""
+    import pyarrow as pa
+
+    contiguous = len(starts) == 0 or bool((starts[1:] == ends[:-1]).all())
+    if not contiguous:
+        raise ValueError("payload slices must lie one after another")
+    if len(order) == 0:
+        return payload[:0]
+    offsets = np.empty(len(starts) + 1, np.int64)
+    offsets[0] = starts[0]
+    offsets[1:] = ends
+    values = pa.Array.from_buffers(
+        pa.from_numpy_dtype(payload.dtype), len(payload), [None, pa.py_buffer(payload)]
+    )
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), values)
+    return lists.take(pa.array(order)).flatten().to_numpy(zero_copy_only=True)
+
+
+def write_run(
+    path: str,
+    rows: np.ndarray,
+    key: str,
+    bounds: np.ndarray,
+    payload: np.ndarray | None,
+    ends: np.ndarray | None,
+) -> None:
+    """Write a run to a local path.
+
+    rows : structured[n], sorted by `key` first.
+    bounds : uint64[p - 1], where partitions 1 … p-1 begin.
+    payload, ends : the payload in row order and uint64[n], one past each row's last item; or None.
+    """
+    row_starts = np.empty(len(bounds) + 2, np.uint64)
+    row_starts[0] = 0
+    row_starts[1:-1] = np.searchsorted(rows[key], bounds, side="left")
+    row_starts[-1] = len(rows)
+    if payload is None:
+        payload_starts = np.zeros_like(row_starts)
+        item = 1
+    else:
+        edges = np.concatenate([np.zeros(1, np.uint64), ends.astype(np.uint64)])
+        payload_starts = edges[row_starts.astype(np.int64)]
+        item = payload.dtype.itemsize
+    with open(path, "wb") as file:
+        if payload is not None:
+            payload.tofile(file)
+        rows.tofile(file)
+        row_starts.tofile(file)
+        payload_starts.tofile(file)
+        file.write(FOOTER.pack(MAGIC, len(row_starts) - 1, rows.dtype.itemsize, item))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's index, and where to read its partitions."""
+
+    location: str
+    row_starts: np.ndarray
+    payload_starts: np.ndarray
+    row_bytes: int
+    item_bytes: int
+
+    @property
+    def partitions(self) -> int:
+        return len(self.row_starts) - 1
+
+    def partition_bytes(self) -> np.ndarray:
+        """int64[partitions]: bytes of rows and payload."""
+        rows = np.diff(self.row_starts.astype(np.int64)) * self.row_bytes
+        return rows + np.diff(self.payload_starts.astype(np.int64)) * self.item_bytes
+
+    def read(
+        self, partition: int, dtype: np.dtype, payload: np.dtype | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The rows and payload of one partition. Raises ValueError when the run was written with other types."""
+        if dtype.itemsize != self.row_bytes:
+            raise ValueError(f"{self.location}: rows of {self.row_bytes} bytes, not {dtype.itemsize}")
+        first, last = (int(x) for x in self.row_starts[partition : partition + 2])
+        base = int(self.payload_starts[-1]) * self.item_bytes if payload is not None else 0
+        rows = np.frombuffer(
+            storage.read_range(self.location, base + first * self.row_bytes, (last - first) * self.row_bytes),
+            dtype,
+        )
+        if payload is None:
+            return rows, None
+        first, last = (int(x) for x in self.payload_starts[partition : partition + 2])
+        data = storage.read_range(self.location, first * self.item_bytes, (last - first) * self.item_bytes)
+        return rows, np.frombuffer(data, payload)
+
+
+def open_run(location: str, size: int, partitions: int) -> Run:
+    """Read the index of a run of known size and number of partitions. Raises ValueError for a foreign or cut file."""
+    tail = 16 * (partitions + 1) + FOOTER.size
+    if size < tail:
+        raise ValueError(f"{location}: {size} bytes are too few for a run of {partitions} partitions")
+    data = storage.read_range(location, size - tail, tail)
+    magic, found, row_bytes, item = FOOTER.unpack(data[-FOOTER.size :])
+    if magic != MAGIC or found != partitions:
+        raise ValueError(f"{location}: not a run of {partitions} partitions")
+    starts = np.frombuffer(data[: -FOOTER.size], np.uint64)
+    return Run(location, starts[: partitions + 1], starts[partitions + 1 :], row_bytes, item)
+
+
+def gather(
+    parts: Sequence[tuple[Run, int]], dtype: np.dtype, fields: Sequence[str], payload: np.dtype | None = None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Read partitions (of runs, the same range of keys each) and merge them, sorted by `fields`.
+
+    Returns rows (structured[n]), the payload in row order and uint64[n] ends of each row's payload
+    (None and None without payload). With payload, rows have a field `items`: the payload's length.
+    Memory: the partition, twice.
+    """
+    read = [run.read(partition, dtype, payload) for run, partition in parts]
+    rows = np.concatenate([r for r, _ in read]) if read else np.empty(0, dtype)
+    order = sort_order(rows, fields)
+    if payload is None:
+        return rows[order], None, None
+    data = np.concatenate([p for _, p in read]) if read else np.empty(0, payload)
+    del read
+    stops = np.cumsum(rows["items"].astype(np.int64))
+    merged = payload_take(data, stops - rows["items"].astype(np.int64), stops, order)
+    rows = rows[order]
+    return rows, merged, np.cumsum(rows["items"].astype(np.uint64))

@@ -1,0 +1,266 @@
+"""Which files does a source consist of, and how are they cut into splits?
+
+A split is the unit of work: a run of small files, a byte range of a large plain text file, or a
+row-group range of a large Parquet file. Cutting depends on the files and the settings alone, never
+on workers, and ids are the same however a file is cut: the first half of an id is
+xxh3-64(source ␀ path relative to the root), the second the row's position in its file.
+Letters: a *piece* is the part of one file that belongs to one split.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import xxhash
+from winnow.shards import storage
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+FILES_PER_SPLIT = 4096
+"""Bounds a split of tiny files, whose cost is in opening them (ours: about a second)."""
+WILDCARD = re.compile(r"[*?\[]")
+
+
+class InputError(ValueError):
+    """The input is not what the recipe says; the message names the source and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of a source, as it was when the run was planned."""
+
+    path: str
+    """Relative to the root, POSIX."""
+    location: str
+    size: int
+    """Bytes as stored (compressed, where it is)."""
+    fingerprint: str
+    """ETag, or modification time in nanoseconds: what tells a changed file from the same one."""
+
+    def id_half(self, source: str) -> int:
+        """The first half of the ids of this file's documents."""
+        return xxhash.xxh3_64_intdigest(f"{source}\0{self.path}".encode())
+
+    @property
+    def compression(self) -> str | None:
+        return COMPRESSIONS.get(os.path.splitext(self.path)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The part of a file that belongs to a split."""
+
+    file: int
+    """Rank of the file in the source's sorted listing."""
+    location: str
+    path: str
+    id_half: int
+    size: int
+    start: int = 0
+    """First byte (text formats) or first row group (Parquet)."""
+    stop: int = -1
+    """One past the last; -1 is the end of the file. A row belongs to the piece its first byte is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def cost(self) -> int:
+        """Bytes as stored, for estimates."""
+        return sum(p.size for p in self.pieces)
+
+
+def static_prefix(pattern: str) -> str:
+    """The directory before the first wildcard of a pattern."""
+    match = WILDCARD.search(pattern)
+    head = pattern[: match.start()] if match else pattern
+    return head.rsplit("/", 1)[0] if "/" in head else ""
+
+
+def default_root(patterns: Sequence[str]) -> str:
+    """The directory all patterns share before their first wildcard; local ones absolute."""
+    prefixes = []
+    for pattern in patterns:
+        location = storage.absolute(pattern) if storage.is_local(pattern) else pattern
+        prefixes.append(static_prefix(location).split("/"))
+    shared = []
+    for parts in zip(*prefixes, strict=False):
+        if len(set(parts)) != 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared) or "/"
+
+
+def list_source(
+    source: str, root: str, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> list[InputFile]:
+    """The files that match any pattern and no exclusion, sorted by path, each once.
+
+    `root` is a location; patterns are relative to it or absolute below it. `**` matches any number
+    of directories. Raises InputError when nothing matches, when two paths share an id half, or
+    when the root cannot be listed.
+    """
+    root = storage.absolute(root)
+    fs, base = storage.filesystem(root)
+    base = base.rstrip("/")
+    protocol = root.split("://", 1)[0] + "://" if not storage.is_local(root) else ""
+    found: dict[str, InputFile] = {}
+    for pattern in patterns:
+        inner = relative_pattern(root, pattern)
+        try:
+            listing = fs.glob(f"{base}/{inner}", detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            listing = {}
+        for full, info in listing.items():
+            if info["type"] != "file":
+                continue
+            path = full[len(base) + 1 :]
+            found[path] = InputFile(path, f"{protocol}{full}", int(info["size"]), fingerprint(info))
+    excluded = [_glob_regex(relative_pattern(root, p)) for p in exclude]
+    files = [found[p] for p in sorted(found) if not any(e.fullmatch(p) for e in excluded)]
+    if not files:
+        raise InputError(_no_match(source, root, patterns, fs, base))
+    halves: dict[int, str] = {}
+    for file in files:
+        other = halves.setdefault(file.id_half(source), file.path)
+        if other != file.path:
+            raise InputError(f"source {source!r}: {other!r} and {file.path!r} have the same id; rename one")
+    return files
+
+
+def relative_pattern(root: str, pattern: str) -> str:
+    """A pattern as seen from the root; ValueError when it lies outside."""
+    if storage.is_local(root) and not os.path.isabs(storage.local_path(pattern)):
+        return pattern
+    if not storage.is_local(root) and "://" not in pattern:
+        return pattern
+    location = storage.absolute(pattern)
+    prefix = root.rstrip("/") + "/"
+    if not location.startswith(prefix):
+        raise InputError(f"path {pattern!r} is not below root {root!r}")
+    return location[len(prefix) :]
+
+
+def fingerprint(info: dict) -> str:
+    """What a listing knows about a file's content."""
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created"):
+        if info.get(key) is not None:
+            value = info[key]
+            if key == "mtime" and isinstance(value, float):
+                return f"mtime:{int(value * 1e9)}"
+            return f"{key}:{value}".replace('"', "")
+    return "size"
+
+
+def _glob_regex(pattern: str) -> re.Pattern[str]:
+    """A glob with `**` as a regular expression over POSIX paths."""
+    out, i = [], 0
+    while i < len(pattern):
+        if pattern.startswith("**/", i):
+            out.append("(?:.*/)?")
+            i += 3
+        elif pattern.startswith("**", i):
+            out.append(".*")
+            i += 2
+        elif pattern[i] == "*":
+            out.append("[^/]*")
+            i += 1
+        elif pattern[i] == "?":
+            out.append("[^/]")
+            i += 1
+        else:
+            out.append(re.escape(pattern[i]))
+            i += 1
+    return re.compile("".join(out))
+
+
+def _no_match(source: str, root: str, patterns: Sequence[str], fs, base: str) -> str:
+    wanted = ", ".join(repr(p) for p in patterns)
+    try:
+        names = [e["name"].rsplit("/", 1)[-1] for e in fs.ls(base, detail=True) if e["type"] == "file"]
+    except (FileNotFoundError, NotADirectoryError):
+        return f"source {source!r}: {wanted} matches no file; there is no directory {root}"
+    if not names:
+        return f"source {source!r}: {wanted} matches no file; {root} itself holds none"
+    suffix, count = Counter("." + n.split(".", 1)[1] if "." in n else n for n in names).most_common(1)[0]
+    verb = "file there ends" if count == 1 else "files there end"
+    return f"source {source!r}: {wanted} matches no file below {root}; {count} {verb} in {suffix!r}"
+
+
+def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int) -> list[Split]:
+    """Cut a listing into splits of about `split_bytes` stored bytes, in file order.
+
+    Large plain JSONL files are cut by byte range and large Parquet files by row groups; compressed
+    files and text files are whole. Parquet footers of large files are read, a few at a time.
+    """
+    large = [i for i, f in enumerate(files) if f.size > split_bytes]
+    ranges: dict[int, list[tuple[int, int, int]]] = {}
+    if format_ == "jsonl":
+        for i in large:
+            if files[i].compression is None:
+                ranges[i] = byte_ranges(files[i].size, split_bytes)
+    elif format_ == "parquet":
+        with ThreadPoolExecutor(8) as pool:
+            sizes = pool.map(lambda i: _row_group_bytes(source, files[i]), large)
+            for i, groups in zip(large, sizes, strict=True):
+                ranges[i] = group_ranges(groups, split_bytes)
+    splits: list[Split] = []
+    pending: list[Piece] = []
+    held = 0
+
+    def close() -> None:
+        nonlocal pending, held
+        if pending:
+            splits.append(Split(len(splits), tuple(pending)))
+        pending, held = [], 0
+
+    for i, file in enumerate(files):
+        half = file.id_half(source)
+        parts = ranges.get(i, [(0, -1, file.size)])
+        for start, stop, size in parts:
+            if (held and held + size > split_bytes) or len(pending) == FILES_PER_SPLIT:
+                close()
+            pending.append(Piece(i, file.location, file.path, half, size, start, stop))
+            held += size
+    close()
+    return splits
+
+
+def byte_ranges(size: int, split_bytes: int) -> list[tuple[int, int, int]]:
+    """Equal byte ranges (start, stop, bytes) of at most `split_bytes`; the last stop is -1."""
+    n = -(-size // split_bytes)
+    edges = [size * k // n for k in range(n + 1)]
+    return [(a, b if k + 1 < n else -1, b - a) for k, (a, b) in enumerate(itertools.pairwise(edges))]
+
+
+def group_ranges(groups: Sequence[int], split_bytes: int) -> list[tuple[int, int, int]]:
+    """Ranges (first group, one past the last, bytes) of consecutive row groups of about `split_bytes`."""
+    out: list[tuple[int, int, int]] = []
+    start, held = 0, 0
+    for g, size in enumerate(groups):
+        if held and held + size > split_bytes:
+            out.append((start, g, held))
+            start, held = g, 0
+        held += size
+    out.append((start, len(groups), held))
+    return out
+
+
+def _row_group_bytes(source: str, file: InputFile) -> list[int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open_input(file.location) as handle:
+            meta = pq.ParquetFile(handle).metadata
+            return [meta.row_group(g).total_byte_size for g in range(meta.num_row_groups)]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"source {source!r}: {file.path}: not a readable Parquet file ({error})") from error

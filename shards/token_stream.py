@@ -1,0 +1,136 @@
+"""How is a range of a long stream of tokens read, and whose tokens are they?
+
+A stream is kept as partitions, one after the other: flat token arrays and a row per document
+(pipelines/stream.py). Samples are cuts of the whole stream by arithmetic alone: sample i is tokens
+[i·length, (i+1)·length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from winnow.shards import storage, tables
+
+PROVENANCE_SCHEMA = pa.schema(
+    [
+        ("sample", pa.uint64()),
+        ("offset", pa.uint32()),
+        ("tokens", pa.uint32()),
+        ("id", tables.ID),
+        ("byte_start", pa.uint64()),
+        ("byte_end", pa.uint64()),
+    ]
+)
+"""A row per piece of a document in a sample: where in the sample it begins, how many tokens it has, and
+which bytes of the document's text (as the tokenizer normalised it) they spell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    tokens: str
+    """Location of the token array."""
+    rows: str
+    start: int
+    """The stream's token it begins with."""
+    n_tokens: int
+    n_documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStream:
+    """The partitions of one stream, in order."""
+
+    partitions: tuple[Partition, ...]
+    dtype: str
+    row_dtype: np.dtype
+    """A structured type with the fields high, low, end, bytes."""
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(p.n_tokens for p in self.partitions)
+
+    def overlapping(self, start: int, stop: int) -> Iterator[Partition]:
+        """The partitions that hold a token of [start, stop)."""
+        for p in self.partitions:
+            if p.start < stop and start < p.start + p.n_tokens:
+                yield p
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop) in one array of the stream's dtype."""
+        dtype = np.dtype(self.dtype)
+        out = np.empty(stop - start, dtype)
+        for p in self.overlapping(start, stop):
+            a, b = max(start, p.start), min(stop, p.start + p.n_tokens)
+            data = storage.read_range(p.tokens, (a - p.start) * dtype.itemsize, (b - a) * dtype.itemsize)
+            out[a - start : b - start] = np.frombuffer(data, dtype)
+        return out
+
+    def rows(self, partition: Partition) -> np.ndarray:
+        """The documents of a partition (structured[n_documents]); ends count from the partition's start."""
+        size = partition.n_documents * self.row_dtype.itemsize
+        return np.frombuffer(storage.read_range(partition.rows, 0, size), self.row_dtype)
+
+
+def pieces(
+    stream: TokenStream, start: int, stop: int, length: int, piece_bytes: np.ndarray, prefix_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield provenance rows of the stream's tokens [start, stop), a batch a partition.
+
+    start, stop : multiples of `length`.
+    piece_bytes : integer[ids], bytes of text each id spells, 0 for control tokens.
+    prefix_bytes : bytes the tokenizer puts before a text of its own accord (1 for a dummy prefix space).
+    Memory: five bytes a token of [start, stop), and the beginning of a document that is cut at `start`.
+    """
+    for partition in stream.overlapping(start, stop):
+        rows = stream.rows(partition)
+        ends = rows["end"].astype(np.int64) + partition.start
+        begins = np.concatenate([[partition.start], ends[:-1]])
+        inside = np.flatnonzero((ends > start) & (begins < stop) & (ends > begins))
+        if not len(inside):
+            continue
+        begins, ends = begins[inside], ends[inside]
+        first, last = int(begins[0]), int(min(ends[-1], stop))
+        sizes = piece_bytes[stream.tokens(first, last)]
+        ends = np.minimum(ends, last)
+        owner, a, b = _cut(begins, ends, length)
+        spelled = np.add.reduceat(sizes, a - first, dtype=np.int64)
+        total = np.cumsum(spelled)
+        is_first = a == begins[owner]
+        before_document = (total - spelled)[is_first][owner]
+        byte_end = np.maximum(total - before_document - prefix_bytes, 0)
+        byte_start = np.where(is_first, 0, np.maximum(byte_end - spelled, 0))
+        wanted = a >= start
+        high, low = (rows[f][inside][owner[wanted]] for f in ("high", "low"))
+        yield pa.record_batch(
+            [
+                pa.array((a[wanted] // length).astype(np.uint64)),
+                pa.array((a[wanted] % length).astype(np.uint32)),
+                pa.array((b - a)[wanted].astype(np.uint32)),
+                tables.ids_of(high, low),
+                pa.array(byte_start[wanted].astype(np.uint64)),
+                pa.array(byte_end[wanted].astype(np.uint64)),
+            ],
+            schema=PROVENANCE_SCHEMA,
+        )
+
+
+def _cut(begins: np.ndarray, ends: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut documents at sample borders: (document, begin, end) of every piece, int64 each."""
+    first_sample = begins // length
+    n = (ends - 1) // length - first_sample + 1
+    owner = np.repeat(np.arange(len(begins)), n)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(n) - n, n)
+    sample = first_sample[owner] + within
+    return owner, np.maximum(begins[owner], sample * length), np.minimum(ends[owner], (sample + 1) * length)
+
+
+def build(parts: Sequence[tuple[str, str, int, int]], dtype: str, row_dtype: np.dtype) -> TokenStream:
+    """A stream from its partitions' (tokens, rows, number of tokens, number of documents), in order."""
+    out, start = [], 0
+    for tokens, rows, n_tokens, n_documents in parts:
+        out.append(Partition(tokens, rows, start, n_tokens, n_documents))
+        start += n_tokens
+    return TokenStream(tuple(out), dtype, row_dtype)
