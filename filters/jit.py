@@ -64,7 +64,7 @@ def _parents() -> Iterator[Path]:
     """Directories that the cache may go into, best first; the last one is always usable."""
     asked = os.environ.get("NUMBA_CACHE_DIR")
     if asked:
-        parent = Path(asked)
+        parent = Path(asked).absolute()
         while parent.name.startswith(_PREFIX):  # inherited from a parent process that came through here
             parent = parent.parent
         yield parent

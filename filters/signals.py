@@ -220,7 +220,7 @@ def _scan_document(utf8, begin, end, by_byte, by_char):
             newlines += gap_newlines
             ellipsis_lines += line_ends_in_ellipsis
             line_is_blank, line_ends_in_ellipsis = True, False
-        if at == end:
+        if at >= end:  # beyond it only where the text breaks off within a character
             break
         start = at
         at, kinds, chars, key = _read_word(utf8, start, end, by_byte, by_char)
@@ -253,7 +253,8 @@ def _scan_documents(offsets, utf8, by_byte, by_char, counts):
     ----------
     offsets : int64[n + 1]
     utf8 : uint8[b]
-        Valid UTF-8, each document for itself. Not checked here: the reader has.
+        Valid UTF-8, each document for itself. Not checked here: the reader has. Other bytes give other counts,
+        and up to three bytes past the end may be read.
     by_byte, by_char : uint8[256], uint8[0x110000]
         From `_character_tables`.
     counts : uint64[s, n]

@@ -20,7 +20,7 @@ def __getattr__(name: str):
 
         return plan
     if name == "run":
-        from winnow.pipelines.run import run
+        from winnow.pipelines.corpus import run
 
         return run
     if name == "open_run":

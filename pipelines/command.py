@@ -82,8 +82,8 @@ def run(
 ) -> None:
     """Make the corpus; continue whatever RUN already holds for this recipe."""
     checked = load(recipe, settings or [])
-    from winnow.pipelines.run import STAGES
-    from winnow.pipelines.run import run as make
+    from winnow.pipelines.corpus import STAGES
+    from winnow.pipelines.corpus import run as make
 
     if until is not None and until not in STAGES:
         raise typer.BadParameter(

@@ -25,7 +25,7 @@ from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage,
 from winnow.shards import feed, mixture, storage
 
 if TYPE_CHECKING:
-    from winnow.pipelines.run import Corpus, SourceRun
+    from winnow.pipelines.corpus import Corpus, SourceRun
 
 MALFORMED = ("json", "not-an-object", "missing-column", "wrong-type", "utf8", "surrogate", "too-large")
 """Reasons that count against `max_bad_rows`."""

@@ -27,7 +27,7 @@ def blocks(file: BinaryIO, compression: str | None, start: int = 0) -> Iterator[
     """Yield the decompressed stream in blocks of at most `BLOCK` bytes.
 
     `start` (plain files only) seeks first. Raises TruncatedError after everything before the cut has
-    been yielded, and CorruptError.
+    been yielded, and CorruptError; errors of reading the file itself pass as they are.
     """
     if compression is None:
         file.seek(start)
@@ -40,6 +40,8 @@ def blocks(file: BinaryIO, compression: str | None, start: int = 0) -> Iterator[
         try:
             block = stream.read(BLOCK)
         except OSError as error:
+            if not is_from_arrow(error):
+                raise
             if "truncated" not in str(error).lower():
                 raise CorruptError(str(error)) from error
             # The failed read threw away what it had gathered. Read that part again, a byte at a
@@ -50,6 +52,11 @@ def blocks(file: BinaryIO, compression: str | None, start: int = 0) -> Iterator[
             return
         done += len(block)
         yield block
+
+
+def is_from_arrow(error: OSError) -> bool:
+    """Tell Arrow's complaint about content from an error of the file system, which may pass with time."""
+    return type(error) is OSError and error.errno is None
 
 
 def _open(file: BinaryIO, compression: str):

@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -109,25 +109,19 @@ def list_source(
     when the root cannot be listed.
     """
     root = storage.absolute(root)
-    fs, base = storage.filesystem(root)
-    base = base.rstrip("/")
-    protocol = root.split("://", 1)[0] + "://" if not storage.is_local(root) else ""
+    inner = [relative_pattern(root, p) for p in patterns]
+    wanted = [glob_regex(p) for p in inner]
+    depth = None if any("**" in p for p in inner) else max(p.count("/") + 1 for p in inner)
     found: dict[str, InputFile] = {}
-    for pattern in patterns:
-        inner = relative_pattern(root, pattern)
-        try:
-            listing = fs.glob(f"{base}/{inner}", detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            listing = {}
-        for full, info in listing.items():
-            if info["type"] != "file":
-                continue
-            path = full[len(base) + 1 :]
-            found[path] = InputFile(path, f"{protocol}{full}", int(info["size"]), fingerprint(info))
-    excluded = [_glob_regex(relative_pattern(root, p)) for p in exclude]
+    for prefix in _starts(inner):
+        walk = _walk_local if storage.is_local(root) else _walk_remote
+        for path, location, size, mark in walk(root, prefix, depth):
+            if any(w.fullmatch(path) for w in wanted):
+                found[path] = InputFile(path, location, size, mark)
+    excluded = [glob_regex(relative_pattern(root, p)) for p in exclude]
     files = [found[p] for p in sorted(found) if not any(e.fullmatch(p) for e in excluded)]
     if not files:
-        raise InputError(_no_match(source, root, patterns, fs, base))
+        raise InputError(_no_match(source, root, patterns))
     halves: dict[int, str] = {}
     for file in files:
         other = halves.setdefault(file.id_half(source), file.path)
@@ -137,7 +131,7 @@ def list_source(
 
 
 def relative_pattern(root: str, pattern: str) -> str:
-    """A pattern as seen from the root; ValueError when it lies outside."""
+    """A pattern as seen from the root. Raises InputError when it lies outside."""
     if storage.is_local(root) and not os.path.isabs(storage.local_path(pattern)):
         return pattern
     if not storage.is_local(root) and "://" not in pattern:
@@ -149,41 +143,93 @@ def relative_pattern(root: str, pattern: str) -> str:
     return location[len(prefix) :]
 
 
-def fingerprint(info: dict) -> str:
-    """What a listing knows about a file's content."""
+def _starts(patterns: Sequence[str]) -> list[str]:
+    """The directories to walk, none of them inside another: every pattern's part before its first wildcard."""
+    starts: list[str] = []
+    for prefix in sorted({static_prefix(p) for p in patterns}, key=len):
+        if not any(s == "" or prefix == s or prefix.startswith(s + "/") for s in starts):
+            starts.append(prefix)
+    return starts
+
+
+def _walk_local(root: str, prefix: str, depth: int | None) -> Iterator[tuple[str, str, int, str]]:
+    """(path, location, bytes, fingerprint) of the files below root/prefix, at most `depth` names deep.
+
+    Links are followed, but not into a directory they lie in.
+    """
+    base = storage.local_path(root)
+    top = os.path.join(base, prefix) if prefix else base
+    pending = [(prefix, top, frozenset({os.path.realpath(top)}))]
+    while pending:
+        path, directory, above = pending.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            name = f"{path}/{entry.name}" if path else entry.name
+            if entry.is_dir():
+                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                if real not in above and (depth is None or name.count("/") + 1 < depth):
+                    pending.append((name, entry.path, above | {real}))
+            elif entry.is_file():
+                stat = entry.stat()
+                yield name, entry.path, stat.st_size, f"mtime:{stat.st_mtime_ns}"
+
+
+def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[str, str, int, str]]:
+    fs, base = storage.filesystem(root)
+    base = base.rstrip("/")
+    protocol = root.split("://", 1)[0]
+    below = None if depth is None else depth - (prefix.count("/") + 1 if prefix else 0)
+    try:
+        listing = fs.find(f"{base}/{prefix}" if prefix else base, maxdepth=below, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for full, facts in listing.items():
+        yield (
+            full[len(base) + 1 :],
+            f"{protocol}://{full.lstrip('/')}",
+            int(facts["size"]),
+            fingerprint(facts),
+        )
+
+
+def fingerprint(facts: dict) -> str:
+    """What an object store's listing knows about a file's content."""
     for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created"):
-        if info.get(key) is not None:
-            value = info[key]
-            if key == "mtime" and isinstance(value, float):
-                return f"mtime:{int(value * 1e9)}"
-            return f"{key}:{value}".replace('"', "")
+        if facts.get(key) is not None:
+            return f"{key}:{facts[key]}".replace('"', "")
     return "size"
 
 
-def _glob_regex(pattern: str) -> re.Pattern[str]:
-    """A glob with `**` as a regular expression over POSIX paths."""
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """A glob as a regular expression over POSIX paths: `*`, `?`, `[…]` within a name, `**` over directories."""
     out, i = [], 0
     while i < len(pattern):
+        closing = pattern.find("]", i + 2) if pattern[i] == "[" else -1
         if pattern.startswith("**/", i):
             out.append("(?:.*/)?")
             i += 3
         elif pattern.startswith("**", i):
             out.append(".*")
             i += 2
-        elif pattern[i] == "*":
-            out.append("[^/]*")
+        elif pattern[i] in "*?":
+            out.append("[^/]*" if pattern[i] == "*" else "[^/]")
             i += 1
-        elif pattern[i] == "?":
-            out.append("[^/]")
-            i += 1
+        elif closing > 0:
+            inside = pattern[i + 1 : closing].replace("\\", "\\\\")
+            out.append(f"[^{inside[1:]}]" if inside[0] == "!" else f"[{inside}]")
+            i = closing + 1
         else:
             out.append(re.escape(pattern[i]))
             i += 1
-    return re.compile("".join(out))
+    return re.compile("".join(out), re.DOTALL)
 
 
-def _no_match(source: str, root: str, patterns: Sequence[str], fs, base: str) -> str:
+def _no_match(source: str, root: str, patterns: Sequence[str]) -> str:
     wanted = ", ".join(repr(p) for p in patterns)
+    fs, base = storage.filesystem(root)
     try:
         names = [e["name"].rsplit("/", 1)[-1] for e in fs.ls(base, detail=True) if e["type"] == "file"]
     except (FileNotFoundError, NotADirectoryError):

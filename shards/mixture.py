@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
+ROUNDING = 1e-9
+"""Relative error of a share that is forgiven: floats sum to 1 only nearly."""
+
+
 class MixtureError(ValueError):
     """A mixture that the sources cannot give."""
 
@@ -69,7 +73,7 @@ def mix(
     total = budget if budget is not None else sum(tokens[n] for n in names)
     mixed = [Share(n, tokens[n], shares[n], shares[n] * total) for n in names]
     if max_epochs is not None:
-        over = [s for s in mixed if s.epochs > max_epochs]
+        over = [s for s in mixed if s.epochs > max_epochs * (1 + ROUNDING)]
         if over:
             detail = ", ".join(f"{s.source} {s.epochs:.2f} epochs of {s.tokens:,} tokens" for s in over)
             most = min(max_epochs * s.tokens / s.proportion for s in over)
@@ -82,4 +86,4 @@ def mix(
 
 def epoch_rows(shares: Sequence[Share], length: int) -> int:
     """Rows of one epoch of the trainer's loader: the budget in whole samples, at least one."""
-    return max(1, int(sum(s.effective_tokens for s in shares) // length))
+    return max(1, round(sum(s.effective_tokens for s in shares)) // length)

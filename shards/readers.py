@@ -13,7 +13,8 @@ silence and never guessed at:
 `empty` is a document that is dropped, the others are quarantined as malformed.
 
 Memory: one batch (`BATCH_BYTES` of text or `BATCH_ROWS` rows, plus one document of at most
-`max_document_bytes`) and one decompression block; Parquet adds Arrow's buffers for `PARQUET_ROWS` rows.
+`max_document_bytes`) and one decompression block; JSON adds the line and what parsing makes of it
+(json_rows.py; 3 bytes a byte of a long ASCII line), Parquet Arrow's buffers for `PARQUET_ROWS` rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from winnow.shards import decompress, storage
+from winnow.shards import decompress, json_rows, storage
 from winnow.shards.inputs import COMPRESSIONS, InputError, Piece
 
 BATCH_BYTES = 8 << 20
@@ -84,11 +85,6 @@ class Seen:
     stored_bytes: int = 0
     text_bytes: int = 0
     truncated: list[str] = field(default_factory=list)
-
-
-class _RowError(Exception):
-    def __init__(self, reason: str):
-        self.reason = reason
 
 
 class _Builder:
@@ -184,9 +180,8 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
 def _jsonl_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> Iterator[None]:
     compression = COMPRESSIONS.get(os.path.splitext(piece.path)[1])
     with storage.open_input(piece.location) as file:
-        for position, line, size in lines(
-            file, compression, piece.start, piece.stop, 4 * settings.max_document_bytes
-        ):
+        longest = json_rows.ESCAPED * settings.max_document_bytes
+        for position, line, size in json_rows.lines(file, compression, piece.start, piece.stop, longest):
             id_ = document_id(piece.id_half, position)
             if line is None:
                 builder.lose(id_, "too-large", b"", size)
@@ -195,112 +190,13 @@ def _jsonl_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> Iter
             yield
 
 
-def lines(
-    file, compression: str | None, start: int, stop: int, longest: int
-) -> Iterator[tuple[int, bytes | None, int]]:
-    """Yield (offset, line, bytes) of the lines that begin in [start, stop); blank lines are passed over.
-
-    Offsets are bytes of the decompressed stream; `stop` -1 is the end. A line longer than `longest`
-    comes as None, in bounded memory.
-    """
-    # A range that does not start the file begins inside, or just after, a line of the range before:
-    # reading from one byte earlier makes both cases the same.
-    offset = max(start - 1, 0)
-    skipping = start > 0
-    carried: list[bytes] = []
-    carried_bytes = 0
-    for block in decompress.blocks(file, compression, offset):
-        parts = block.split(b"\n")
-        for part in parts[:-1]:
-            size = carried_bytes + len(part)
-            if stop >= 0 and offset >= stop and not skipping:
-                return
-            if skipping:
-                skipping = False
-            elif size > longest:
-                yield offset, None, size
-            elif size:
-                line = b"".join([*carried, part]) if carried else part
-                if not line.isspace():
-                    yield offset, line, size
-            offset += size + 1
-            carried, carried_bytes = [], 0
-        if parts[-1]:
-            carried_bytes += len(parts[-1])
-            if carried_bytes <= longest and not skipping:
-                carried.append(parts[-1])
-            else:
-                carried = []
-    if carried_bytes and not skipping and not (stop >= 0 and offset >= stop):
-        if carried_bytes > longest:
-            yield offset, None, carried_bytes
-        else:
-            line = b"".join(carried)
-            if not line.isspace():
-                yield offset, line, carried_bytes
-
-
-def _add_json_row(builder: _Builder, id_: bytes, line: bytes, settings: ReadSettings) -> None:
+def _add_json_row(builder: _Builder, id_: bytes, line: bytes | bytearray, settings: ReadSettings) -> None:
     try:
-        row = _json_object(line)
-        text = row.pop(settings.text, None) if settings.text in row else _missing()
-        data = _text_bytes(text)
-        if len(data) > settings.max_document_bytes:
-            raise _RowError("too-large")
-        key = row.pop(settings.key, None) if settings.key else None
-        key = key if key is None or isinstance(key, str) else str(key)
-        meta = _meta(row)
-    except _RowError as error:
+        data, key, meta = json_rows.document(line, settings.text, settings.key, settings.max_document_bytes)
+    except json_rows.RowError as error:
         builder.lose(id_, error.reason, line, len(line))
-        return
-    builder.document(id_, data, len(data), key, meta)
-
-
-def _missing() -> Any:
-    raise _RowError("missing-column")
-
-
-def _text_bytes(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise _RowError("wrong-type")
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise _RowError("surrogate") from None
-
-
-def _json_object(line: bytes) -> dict[str, Any]:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        row = _json_slowly(line)
-    if not isinstance(row, dict):
-        raise _RowError("not-an-object")
-    return row
-
-
-def _json_slowly(line: bytes) -> Any:
-    """What the standard library makes of a line that orjson refuses: it takes NaN, and tells the reasons apart."""
-    import json
-
-    try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise _RowError("utf8") from None
-    except (ValueError, RecursionError):
-        raise _RowError("json") from None
-
-
-def _meta(row: dict[str, Any]) -> bytes | None:
-    if not row:
-        return None
-    try:
-        return orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except (orjson.JSONEncodeError, UnicodeEncodeError):
-        import json
-
-        # Integers beyond 64 bits and lone surrogates, which JSON itself can carry as escapes.
-        return json.dumps(row, default=str).encode()
+    else:
+        builder.document(id_, data, len(data), key, meta)
 
 
 # ---- Parquet --------------------------------------------------------------------------------------------------
@@ -320,40 +216,82 @@ def _parquet_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> It
                     f"{piece.path}: no column {settings.text!r}; it has {', '.join(map(repr, names))}"
                 )
             row = sum(meta.row_group(g).num_rows for g in range(piece.start))
-            for batch in parquet.iter_batches(
-                PARQUET_ROWS, row_groups=list(range(piece.start, stop)), use_threads=False
-            ):
-                _add_parquet_batch(builder, batch, piece.id_half, row, settings)
+            groups = list(range(piece.start, stop))
+            for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=groups, use_threads=False):
+                yield from _add_parquet_batch(builder, batch, piece.id_half, row, settings)
                 row += batch.num_rows
-                yield
     except pa.ArrowInvalid as error:
         raise InputError(f"{piece.path}: not a readable Parquet file ({error})") from error
     except OSError as error:
-        if error.errno is not None:
+        if not decompress.is_from_arrow(error):
             raise
-        # Arrow's own errors (a bad page, a cut column chunk) carry no errno.
+        # A bad page, a cut column chunk.
         raise InputError(f"{piece.path}: corrupt or truncated Parquet file ({error})") from error
 
 
 def _add_parquet_batch(
     builder: _Builder, batch: pa.RecordBatch, half: int, first: int, settings: ReadSettings
-) -> None:
-    texts = _parquet_texts(batch.column(settings.text))
-    keys = batch.column(settings.key).to_pylist() if settings.key in batch.schema.names else None
-    others = [n for n in batch.schema.names if n not in (settings.text, settings.key)]
-    rest = batch.select(others).to_pylist() if others else None
+) -> Iterator[None]:
+    names = batch.schema.names
+    texts = _parquet_texts(batch.column(names.index(settings.text)))
+    no_utf8: set[int] = set()
+    others = {n: _values(batch.column(i), no_utf8) for i, n in enumerate(names) if n != settings.text}
+    keys = others.pop(settings.key, None) if settings.key else None
     for i, text in enumerate(texts):
         id_ = document_id(half, first + i)
         if isinstance(text, str):
             builder.lose(id_, text, b"", 0)
         elif len(text) > settings.max_document_bytes:
             builder.lose(id_, "too-large", text, len(text))
-        elif not _is_utf8(text):
+        elif i in no_utf8 or not _is_utf8(text):
             builder.lose(id_, "utf8", text, len(text))
         else:
-            key = keys[i] if keys else None
-            key = key if key is None or isinstance(key, str) else str(key)
-            builder.document(id_, text, len(text), key, _meta(rest[i]) if rest else None)
+            key = json_rows.key_text(keys[i]) if keys else None
+            meta = json_rows.meta_json({n: values[i] for n, values in others.items()})
+            builder.document(id_, text, len(text), key, meta)
+        yield
+
+
+def _values(column: pa.Array, no_utf8: set[int]) -> list[Any]:
+    """The values of a column that is no text, as Python's; `no_utf8` gets the rows where a string is no UTF-8.
+
+    Times are cut to microseconds and moved to UTC: finer ones need pandas, zones a data base, and the same
+    file must read alike without them. A date that Python's calendar does not have is None.
+    """
+    plain = _plain_type(column.type)
+    if plain != column.type:
+        column = column.cast(plain, safe=False)
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_value(scalar, i, no_utf8) for i, scalar in enumerate(column)]
+
+
+def _value(scalar: pa.Scalar, row: int, no_utf8: set[int]) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        no_utf8.add(row)
+    except (ValueError, OverflowError):
+        pass
+    return None
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type with times, at any depth, that Python's own datetime can hold."""
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us" if kind.unit == "ns" else kind.unit, kind.tz and "+00:00")
+    if pa.types.is_duration(kind):
+        return pa.duration("us" if kind.unit == "ns" else kind.unit)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type), kind.keys_sorted)
+    return kind
 
 
 def _parquet_texts(column: pa.Array) -> list[bytes | str]:

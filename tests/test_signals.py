@@ -24,7 +24,11 @@ BREAKS = ["\n", "\n\n", "\r\n", "\r", " \n", "\t", " ", " "]
 NEARLY = ["The", "bee", "\0be", "be\0", "é", "tof", "thatx", "\x01be", "wìth"]
 FRAGMENTS = [*SPACES, *NEIGHBOURS, *ENDS, *LETTERS, *(MARKS + BREAKS) * 4, *STOP_WORDS, *NEARLY]
 
-awkward = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join) | st.text(max_size=20)
+awkward = st.one_of(
+    st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join),
+    st.text(alphabet="\n .#-a…•é", max_size=12),
+    st.text(max_size=20),
+)
 
 
 def column(texts):
@@ -105,6 +109,9 @@ def test_every_character_is_classed_as_python_classes_it():
         pytest.param("a...\n\n \n", "ellipsis_lines", 1, id="blank-lines-end-in-nothing"),
         pytest.param("the the The and, be to", "stop_words", 3, id="each-counts-once-in-exact-spelling"),
         pytest.param("\0be be\0 \x01be", "stop_words", 0, id="control-characters-are-part-of-a-word"),
+        pytest.param("ébe éto 中of", "stop_words", 0, id="the-end-of-a-word-is-no-word"),
+        pytest.param("word" + "\0" * 5 + "\x01be", "stop_words", 0, id="nor-is-the-end-of-a-long-one"),
+        pytest.param("..a. .#.. ..-.", "ellipses", 0, id="dots-with-anything-between-are-none"),
     ],
 )
 def test_by_hand(text, name, count):
@@ -122,6 +129,11 @@ def test_by_hand(text, name, count):
 )
 def test_long_and_strange(text):
     assert_signals(scan(column([text, "be"])), [text, "be"])
+
+
+def test_a_document_ends_where_the_next_begins():
+    texts = ["a.", "..", ".", "", "-", "•", "t", "he", "\n", "be"]
+    assert_signals(scan(column(texts)), texts)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])

@@ -17,8 +17,9 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from winnow.tokenize.encoder import prepare
 from winnow.tokenize.sentencepiece_json import tokenizer_json
-from winnow.tokenize.source import NEOX_FINGERPRINT, TokenizerError, fingerprint, resolve
+from winnow.tokenize.source import NEOX_FINGERPRINT, TokenizerError, TokenizerSource, fingerprint, resolve
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 REAL_NEOX = SHARED / "tokenizers" / "gpt-neox-20b" / "tokenizer.json"
@@ -113,6 +114,12 @@ def test_broken_models_are_refused(broken: bytes | int) -> None:
         tokenizer_json(broken)
 
 
+def test_a_model_cut_short_is_told_apart() -> None:
+    with pytest.raises(TokenizerError) as caught:
+        tokenizer_json(resolve("mistral-7b-v0.1").content[:-2])
+    assert str(caught.value) == "not a SentencePiece model: its protocol buffer does not parse"
+
+
 # ---- where they come from --------------------------------------------------------------------------------
 
 
@@ -189,6 +196,15 @@ def test_the_real_neox_file_has_the_known_content() -> None:
     source = resolve("gpt-neox-20b", str(REAL_NEOX.parent))
     assert (source.kind, source.origin) == ("json", str(REAL_NEOX))
     assert fingerprint(source.content) == NEOX_FINGERPRINT
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b'{"model": {"vocab": 3}}', b"[1]", b"\xff", b'{"model": {"vocab": {}}, "added_tokens": []}'],
+)
+def test_a_file_that_is_no_tokenizer(content: bytes) -> None:
+    with pytest.raises(TokenizerError, match=r"test\.json is not a tokenizer\.json"):
+        prepare(TokenizerSource("test", "json", content, "", "test.json"))
 
 
 HUB = """

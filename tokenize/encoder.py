@@ -89,6 +89,8 @@ def prepare(
         document = json.loads(content)
         entries = {str(piece): int(i) for piece, i in _entries(document["model"]["vocab"])}
         added = {token["content"]: token for token in document["added_tokens"]}
+        ids = {*entries.values(), *(int(token["id"]) for token in added.values())}
+        max_id = max(ids)
     except (ValueError, KeyError, TypeError):
         raise TokenizerError(f"{source.origin} is not a tokenizer.json") from None
     roles = (
@@ -98,7 +100,6 @@ def prepare(
     )
     if _neutralise(document, [added[name] for name in roles if name is not None]):
         content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    ids = {*entries.values(), *(int(token["id"]) for token in added.values())}
     bos_id, eos_id, pad_id = (None if name is None else int(added[name]["id"]) for name in roles)
     return Vocabulary(
         tokenizer_json=content,
@@ -107,8 +108,8 @@ def prepare(
         eos_id=eos_id,
         pad_id=pad_id,
         size=len(ids),
-        max_id=max(ids),
-        dtype="uint16" if max(ids) <= np.iinfo(np.uint16).max else "uint32",
+        max_id=max_id,
+        dtype="uint16" if max_id <= np.iinfo(np.uint16).max else "uint32",
         sha256=hashlib.sha256(content).hexdigest(),
     )
 
@@ -251,7 +252,7 @@ def _entries(vocab: Any) -> Iterator[tuple[str, int]]:
 def _pick(added: dict[str, Any], given: str | None, names: tuple[str, ...], origin: str) -> str | None:
     """The added token for a role. Ordinary pieces are refused: text could spell them."""
     if given is None:
-        return next((name for name in names if name in added and added[name]["special"]), None)
+        return next((name for name in names if name in added and added[name].get("special")), None)
     if given not in added:
         some = ", ".join(sorted((name for name in added if name.strip()), key=len)[:8])
         raise TokenizerError(f"{given!r} is not an added token of {origin}; those are: {some or 'none'}")

@@ -63,6 +63,8 @@ class Corpus:
     seconds: float = 0.0
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     """User and system seconds of tasks by kind of stage, of what ran now."""
+    redone: dict[str, int] = field(default_factory=dict)
+    """Tasks that ran now, by stage; what was recorded before is not redone."""
 
 
 def run(
@@ -137,6 +139,7 @@ def _stages(
         corpus.mixture = publish.publish(corpus)
     corpus.seconds = time.perf_counter() - started
     for done in engine.done.values():
+        corpus.redone[done.stage.name] = done.redone
         if done.redone:
             kind = done.stage.kind
             corpus.cpu_seconds[kind] = corpus.cpu_seconds.get(kind, 0.0) + sum(

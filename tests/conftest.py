@@ -1,0 +1,49 @@
+"""What every test shares: quiet Ray, one profile for Hypothesis, and the list of skips that CI allows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything starts Ray: no reports to anybody, one thread a pool, no leftovers of other runs.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The first example compiles kernels; a busy machine is no reason to fail.
+settings.register_profile("winnow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("winnow")
+
+ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SKIPPED] = []
+
+
+SKIPPED: pytest.StashKey[list[str]] = pytest.StashKey()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _, _, reason = report.longrepr
+        item.config.stash[SKIPPED].append(reason.removeprefix("Skipped: "))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI a test that skips for a reason nobody allowed fails the run."""
+    if os.environ.get("CI") != "true" or exitstatus != 0:
+        return
+    allowed = [line for line in ALLOWED.read_text().splitlines() if line and not line.startswith("#")]
+    refused = [r for r in session.config.stash[SKIPPED] if not any(r.startswith(a) for a in allowed)]
+    if refused:
+        print("\nskipped for a reason that tests/allowed_skips.txt does not name:")
+        for reason in sorted(set(refused)):
+            print(f"  {reason}")
+        session.exitstatus = 1
