@@ -65,7 +65,7 @@ def scan(texts: pa.LargeStringArray) -> dict[str, np.ndarray]:
     """Every signal of every document: ``{name: uint64[n]}`` with the names of `SIGNALS`.
 
     `texts` may be a slice; it is read in place. A document's signals depend on nothing but its text.
-    Memory: 8 bytes per signal and document, and 1.1 MB of character tables once per process. uint64 wraps
+    Memory: 8 bytes per signal and document, and 2 MB of character tables once per process. uint64 wraps
     when subtracted: divide, or cast first.
 
     Raises
@@ -83,14 +83,17 @@ def scan(texts: pa.LargeStringArray) -> dict[str, np.ndarray]:
 
 @cache
 def _character_tables() -> tuple[np.ndarray, np.ndarray]:
-    """``(by_byte, by_char)``: bits of what a byte, or a code point, is: uint8[256] and uint8[0x110000].
+    """``(by_byte, by_char)``: bits of what a byte, or a code point, is: uint8[256] and uint8[2**21].
 
     NumPy asks the running interpreter's Unicode tables, as ``str.isalpha`` and ``str.isspace`` do, so signals
     agree with the Python that computed them. About 20 ms, so at first use and not at import.
     """
     every_char = np.arange(0x110000, dtype=np.uint32).view("U1")
-    by_char = np.strings.isspace(every_char) * np.uint8(_SPACE)
-    by_char |= np.strings.isalpha(every_char) * np.uint8(_ALPHA)
+    by_char = np.zeros(
+        1 << 21, np.uint8
+    )  # what 4 bytes can decode to, were they no UTF-8: never out of bounds
+    by_char[:0x110000] = np.strings.isspace(every_char) * np.uint8(_SPACE)
+    by_char[:0x110000] |= np.strings.isalpha(every_char) * np.uint8(_ALPHA)
     by_char[[ord("."), ord("…")]] |= _DOT
     by_char[ord("#")] |= _HASH
     by_byte = np.full(256, _WIDE, np.uint8)
@@ -255,7 +258,7 @@ def _scan_documents(offsets, utf8, by_byte, by_char, counts):
     utf8 : uint8[b]
         Valid UTF-8, each document for itself. Not checked here: the reader has. Other bytes give other counts,
         and up to three bytes past the end may be read.
-    by_byte, by_char : uint8[256], uint8[0x110000]
+    by_byte, by_char : uint8[256], uint8[2**21]
         From `_character_tables`.
     counts : uint64[s, n]
         Filled, every element; what it held before does not matter.

@@ -99,6 +99,8 @@ def run(
         try:
             engine = Engine(out, executor, progress)
             return _stages(engine, planned, vocabulary, spec, until)
+        except OSError as error:
+            raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
             executor.close()
 

@@ -23,6 +23,7 @@ from winnow.pipelines.stream import ROWS, Shuffled
 from winnow.pipelines.tokens import load_vocabulary
 from winnow.shards import mds, storage, tables, token_stream
 from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
+from winnow.tokenize.source import TokenizerError
 
 VERSION = 1
 SPLITS = ("train", "val")
@@ -41,9 +42,13 @@ class ShardSpec:
 
 
 @lru_cache(maxsize=2)
-def _spelling(tokenizer: str) -> tuple[np.ndarray, int]:
+def _spelling(tokenizer: str) -> tuple[np.ndarray | None, int]:
     vocabulary = load_vocabulary(tokenizer)
-    return piece_bytes(vocabulary).astype(np.uint16), prefix_bytes(vocabulary)
+    try:
+        sizes = piece_bytes(vocabulary)
+    except TokenizerError:  # a kind whose pieces do not spell bytes one after the other (unigram, WordPiece)
+        return None, 0
+    return sizes.astype(np.min_scalar_type(int(sizes.max()))), prefix_bytes(vocabulary)
 
 
 def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-
 ROUNDING = 1e-9
 """Relative error of a share that is forgiven: floats sum to 1 only nearly."""
 

@@ -75,12 +75,13 @@ class TokenStream:
 
 
 def pieces(
-    stream: TokenStream, start: int, stop: int, length: int, piece_bytes: np.ndarray, prefix_bytes: int
+    stream: TokenStream, start: int, stop: int, length: int, piece_bytes: np.ndarray | None, prefix_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield provenance rows of the stream's tokens [start, stop), a batch a partition.
 
     start, stop : multiples of `length`.
-    piece_bytes : integer[ids], bytes of text each id spells, 0 for control tokens.
+    piece_bytes : integer[ids], bytes of text each id spells, 0 for control tokens; None where the tokenizer's
+        pieces do not spell bytes one after the other: byte_start and byte_end are then null.
     prefix_bytes : bytes the tokenizer puts before a text of its own accord (1 for a dummy prefix space).
     Memory: five bytes a token of [start, stop), and the beginning of a document that is cut at `start`.
     """
@@ -93,16 +94,16 @@ def pieces(
             continue
         begins, ends = begins[inside], ends[inside]
         first, last = int(begins[0]), int(min(ends[-1], stop))
-        sizes = piece_bytes[stream.tokens(first, last)]
-        ends = np.minimum(ends, last)
-        owner, a, b = _cut(begins, ends, length)
-        spelled = np.add.reduceat(sizes, a - first, dtype=np.int64)
-        total = np.cumsum(spelled)
-        is_first = a == begins[owner]
-        before_document = (total - spelled)[is_first][owner]
-        byte_end = np.maximum(total - before_document - prefix_bytes, 0)
-        byte_start = np.where(is_first, 0, np.maximum(byte_end - spelled, 0))
+        owner, a, b = _cut(begins, np.minimum(ends, last), length)
         wanted = a >= start
+        if piece_bytes is None:
+            spans = [pa.nulls(int(wanted.sum()), pa.uint64())] * 2
+        else:
+            sizes = piece_bytes[stream.tokens(first, last)]
+            spans = [
+                pa.array(s[wanted])
+                for s in _spelled(sizes, a - first, a == begins[owner], owner, prefix_bytes)
+            ]
         high, low = (rows[f][inside][owner[wanted]] for f in ("high", "low"))
         yield pa.record_batch(
             [
@@ -110,11 +111,22 @@ def pieces(
                 pa.array((a[wanted] % length).astype(np.uint32)),
                 pa.array((b - a)[wanted].astype(np.uint32)),
                 tables.ids_of(high, low),
-                pa.array(byte_start[wanted].astype(np.uint64)),
-                pa.array(byte_end[wanted].astype(np.uint64)),
+                *spans,
             ],
             schema=PROVENANCE_SCHEMA,
         )
+
+
+def _spelled(
+    sizes: np.ndarray, at: np.ndarray, is_first: np.ndarray, owner: np.ndarray, prefix_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(byte_start, byte_end), uint64 each, of pieces that begin at `at` in `sizes`, the bytes of every token."""
+    spelled = np.add.reduceat(sizes, at, dtype=np.int64)
+    total = np.cumsum(spelled)
+    before_document = (total - spelled)[is_first][owner]
+    byte_end = np.maximum(total - before_document - prefix_bytes, 0)
+    byte_start = np.where(is_first, 0, np.maximum(total - spelled - before_document - prefix_bytes, 0))
+    return byte_start.astype(np.uint64), byte_end.astype(np.uint64)
 
 
 def _cut(begins: np.ndarray, ends: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
-
 from winnow.pipelines import open_run, run
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
@@ -43,7 +42,9 @@ def prose() -> list[str]:
         except (SyntaxError, UnicodeDecodeError, RecursionError):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (
+                text := ast.get_docstring(node)
+            ):
                 found.append(text)
     return found
 
@@ -149,7 +150,9 @@ def test_the_planted_duplicates_are_dropped_for_the_right_survivor(corpus) -> No
     root, out, _, facts = corpus
     texts: dict[str, list[str]] = {"words": [], "code": []}
     texts["words"] = pq.read_table(root / "words" / "docs.parquet").column("text").to_pylist()
-    assert rows_of(facts, "code")["duplicates"] >= 2, "a copy within the source, and one of a document of words"
+    assert rows_of(facts, "code")["duplicates"] >= 2, (
+        "a copy within the source, and one of a document of words"
+    )
     reports = []
     for name in ("words", "code"):
         for path in (out / "dropped" / name).glob("*.parquet"):
@@ -403,6 +406,8 @@ def test_conservation_fails_loudly(corpus, tmp_path: Path, monkeypatch: pytest.M
 
     honest = tokens.staying
     monkeypatch.setattr(tokens, "staying", lossy)
-    with pytest.raises(RunError, match=r"source 'words': documents kept, and duplicates \+ tokenized: \d+ against \d+"):
+    with pytest.raises(
+        RunError, match=r"source 'words': documents kept, and duplicates \+ tokenized: \d+ against \d+"
+    ):
         make(root, tmp_path / "lossy")
     assert not (tmp_path / "lossy" / "manifest.json").exists()

@@ -136,6 +136,16 @@ def test_a_document_ends_where_the_next_begins():
     assert_signals(scan(column(texts)), texts)
 
 
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=40))
+def test_bytes_that_are_no_utf8_give_counts_of_some_kind_and_an_end(raw):
+    padded = pa.py_buffer(raw + bytes(3))  # the last lead byte may look for 3 more
+    offsets = pa.py_buffer(np.array([0, len(raw)], np.int64).tobytes())
+    found = scan(pa.LargeStringArray.from_buffers(1, offsets, padded))
+    assert found["bytes"][0] == len(raw)
+    assert found["word_chars"][0] <= found["chars"][0] <= len(raw)
+
+
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_documents_without_text(n):
     assert_signals(scan(column([""] * n)), [""] * n)
