@@ -203,7 +203,8 @@ class Cluster:
                 index, RuntimeError(f"its worker died {RETRIES + 1} times ({message})")
             ) from error
         except exceptions.RayError as error:
-            raise ClusterError(str(error).strip().splitlines()[0]) from error
+            reason = str(error).strip().splitlines()[0]
+            raise ClusterError(f"Ray failed: {reason} What is recorded stays; the same command continues") from error
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

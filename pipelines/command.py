@@ -10,11 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, Any
 
 import typer
 from winnow.pipelines.located import RecipeError
-from winnow.pipelines.recipe import load, shipped
+from winnow.pipelines.recipe import load, shipped, values
+
+CommandLineError = typer.BadParameter.__mro__[2]
+"""click's ClickException: newer typers carry a click of their own, older ones use the package."""
+RELEASE_SECONDS = 1.0
+"""What giving RUN back may take at an interrupt: the whole is promised within two seconds."""
 
 app = typer.Typer(
     name="winnow",
@@ -41,18 +47,14 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came."""
-
-
 @app.command()
 def validate(recipe: RecipeArgument, settings: SetOption = None, json: JsonOption = False) -> None:
     """Check a recipe; every error is file:line:column: message."""
     checked = load(recipe, settings or [])
     if json:
-        print(checked.model_dump_json(by_alias=True, indent=2))
+        _print_json(values(checked))
     else:
-        print(f"{checked.name}: {len(checked.sources)} sources, no errors")
+        print(f"{checked.name}: {_number_of(len(checked.sources), 'source')}, no errors")
 
 
 @app.command()
@@ -194,7 +196,7 @@ def verify(run: RunArgument, json: JsonOption = False) -> None:
     else:
         for problem in problems:
             print(problem)
-        print(f"{len(problems)} problems" if problems else "the shards are whole")
+        print(_number_of(len(problems), "problem") if problems else "the shards are whole")
     if problems:
         raise typer.Exit(1)
 
@@ -212,18 +214,25 @@ def clean(
     from winnow.shards import storage
 
     opened = open_run(run)
-    sizes = opened.unreferenced()
     if yes:
         with Lease(opened.location):
+            sizes = open_run(run).unreferenced()  # again: a run that has just ended refers to other directories
             for path in sizes:
                 storage.remove(storage.join(opened.location, path))
+    else:
+        sizes = opened.unreferenced()
     if json:
         _print_json({"directories": sizes, "deleted": yes})
         return
     for path, size in sizes.items():
         print(f"{show_bytes(size):>10}  {path}")
     done = "deleted" if yes else "to delete them: --yes"
-    print(f"{show_bytes(sum(sizes.values()))} in {len(sizes)} directories" + (f"; {done}" if sizes else ""))
+    found = "1 directory" if len(sizes) == 1 else f"{len(sizes)} directories"
+    print(f"{show_bytes(sum(sizes.values()))} in {found}" + (f"; {done}" if sizes else ""))
+
+
+def _number_of(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def _print_json(value: Any) -> None:
@@ -232,36 +241,65 @@ def _print_json(value: Any) -> None:
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    # Once: what is under way is left as it is, for everything recorded is whole.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Interrupted
+def _watch_signals() -> None:
+    """From now on SIGINT and SIGTERM end this process, whatever its main thread is doing.
+
+    A thread sees to it. The main thread may be in compiled code for long, and an exception that a handler raises
+    inside Ray's comes out of it as a SystemError; besides, Ray puts a SIGTERM handler of its own into the driver.
+    The wakeup descriptor hears of a signal whosever Python handler it has.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_end_when_signalled, args=(heard,), name="winnow-signals", daemon=True).start()
+
+
+def _end_when_signalled(heard: int) -> None:
+    while os.read(heard, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
+        continue
+    # No unwinding: everything recorded is whole, and the kernel ends a Ray that was started here.
+    message = "interrupted"
+    if lease := sys.modules.get("winnow.pipelines.lease"):
+        if lease._held:
+            message += "; the same command continues"
+        release = threading.Thread(target=lease.release_held, daemon=True)
+        release.start()
+        release.join(RELEASE_SECONDS)
+    # Not through sys.stderr, whose lock the main thread may hold.
+    os.write(2, f"{chr(10) if os.isatty(2) else ''}{message}\n".encode())
+    os._exit(130)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `winnow`."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _watch_signals()
     try:
         code = app(arguments, standalone_mode=False)
-    except Interrupted:
-        _leave(130, "interrupted; the same command continues")
+        sys.stdout.flush()
     except RecipeError as error:
         _leave(2, str(error))
-    except typer.Abort:
-        _leave(130, "interrupted")
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os._exit(0)
         _leave(*_explained(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more (`winnow trace … | head`)."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
 def _explained(error: Exception) -> tuple[int, str]:
     """Exit code and message of an error; a traceback only for what is a fault of Winnow."""
-    import click
-
-    if isinstance(error, click.ClickException):
-        return 2, error.format_message()
+    if isinstance(error, CommandLineError):
+        return 2, _usage(error)
     user, failed = _known_errors()
     if isinstance(error, user):
         return 2, str(error)
@@ -271,6 +309,16 @@ def _explained(error: Exception) -> tuple[int, str]:
 
     traceback.print_exc()
     return 1, "this is a fault of Winnow; please report it with the lines above"
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, and where to read how it is meant."""
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help
+        return message
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "winnow"
+    return f"{message.rstrip('.')}; see {command} --help"
 
 
 def _known_errors() -> tuple[tuple[type[BaseException], ...], tuple[type[BaseException], ...]]:

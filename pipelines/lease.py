@@ -22,6 +22,10 @@ RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
 
 
+FIELDS = {"token", "host", "pid", "process_start", "since", "renewed"}
+_held: list[Lease] = []
+
+
 class LeaseError(RuntimeError):
     """Another run holds the directory."""
 
@@ -51,9 +55,16 @@ class Lease:
         if not now or now["token"] != self.token:
             raise LeaseError(f"{os.path.dirname(self.location)} was taken by another run this moment")
         self.renewer.start()
+        _held.append(self)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the directory back, if it is still ours."""
+        if self in _held:
+            _held.remove(self)
         self.stopped.set()
         self.renewer.join(timeout=2)
         holder = read(self.location)
@@ -79,13 +90,21 @@ class Lease:
                 continue  # a full disk is for the tasks to report
 
 
+def release_held() -> bool:
+    """Give back what this process holds, before it ends without unwinding; tells whether there was any."""
+    leases = list(_held)
+    for held in leases:
+        held.release()
+    return bool(leases)
+
+
 def read(location: str) -> dict | None:
     """The lease at a location, None where there is none or it cannot be understood."""
     try:
         value = orjson.loads(storage.read_bytes(location))
     except (OSError, orjson.JSONDecodeError):
         return None
-    return value if isinstance(value, dict) and "token" in value else None
+    return value if isinstance(value, dict) and value.keys() >= FIELDS else None
 
 
 def _alive(holder: dict) -> bool:

@@ -101,13 +101,15 @@ def _parse(text: str, file: str) -> Document:
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     """PyYAML's complaint in a recipe author's words."""
-    problem = (error.problem or error.context or "not YAML").replace("<stream end>", "the end of the text")
+    problem = (error.problem or error.context or "not YAML").replace("'<stream end>'", "the end of the text")
     if problem.startswith("found character '\\t'"):
         return "a tab cannot indent; use spaces"
     if problem.startswith("but found another document"):
         return "a second document begins here; a recipe is one"
     if problem.startswith("mapping values are not allowed"):
         return "a ': ' is not allowed here; put text that holds one in quotes, or look at the indentation"
+    if problem == "second occurrence":
+        return (error.context or problem).split(";", 1)[0]
     if error.context and error.context_mark and error.problem:
         return f"{problem} {error.context}, which begins in line {error.context_mark.line + 1}"
     return problem

@@ -8,7 +8,10 @@ Counts use powers of 1,000 (K, M, B, T); sizes take KB … TB (powers of 1,000) 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
+
+from winnow.pipelines.located import shown
 
 COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 SIZES = {"": 1, "B": 1} | {
@@ -16,7 +19,8 @@ SIZES = {"": 1, "B": 1} | {
     for suffix, base in (("B", 1000), ("IB", 1024))
     for i, unit in enumerate("KMGT")
 }
-NUMBER = re.compile(r"([0-9][0-9_]*\.?[0-9_]*(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)")
+NUMBER = re.compile(r"([0-9][0-9_]*\.?[0-9_]*(?:[eE][+-]?[0-9]{1,2})?)\s*([A-Za-z]*)")
+"""Two digits of exponent are more than anybody means; nine would be a number that fills the memory."""
 
 
 def parse_count(value: Any) -> int:
@@ -31,14 +35,14 @@ def parse_bytes(value: Any) -> int:
 
 def _whole(value: Any, units: dict[str, int], wanted: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not {wanted}")
+        raise ValueError(f"{wanted} is wanted, not {shown(value)}")
     match = NUMBER.fullmatch(str(value).strip())
     if match is None or match[2].upper() not in units:
-        raise ValueError(f"{value!r} is not {wanted}")
-    digits, unit = match[1].replace("_", ""), units[match[2].upper()]
-    number = int(digits) * unit if digits.isdigit() else float(digits) * unit
+        raise ValueError(f"{wanted} is wanted, not {shown(value)}")
+    # Decimal, not float: 4.35K is 4350, and no digit of a large count is lost.
+    number = Decimal(match[1].replace("_", "")) * units[match[2].upper()]
     if number != int(number):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{shown(value)} is not a whole number")
     return int(number)
 
 
@@ -49,12 +53,12 @@ def parse_fraction(value: Any) -> float:
     try:
         if isinstance(value, bool):
             raise ValueError
-        number = float(text.rstrip("%").replace("_", ""))
+        number = float(text.removesuffix("%").replace("_", ""))
     except ValueError:
-        raise ValueError(f"{value!r} is not a share such as 0.01 or 1%") from None
+        raise ValueError(f"a share such as 0.01 or 1% is wanted, not {shown(value)}") from None
     number = number / 100 if percent else number
     if not 0 <= number <= 1:
-        raise ValueError(f"{value!r} is not between 0 and 1")
+        raise ValueError(f"a share between 0 and 1 is wanted, not {shown(value)}")
     return number
 
 

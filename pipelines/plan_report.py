@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.planning import Plan
+from winnow.pipelines.report import new_table, output
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -46,9 +45,9 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
 
 def print_plan(facts: dict[str, Any]) -> None:
     """The plan on standard output; estimates are marked with ~."""
-    console = Console()
-    table = Table(title=f"Plan of {facts['name']}", title_justify="left")
-    table.add_column("source")
+    console = output()
+    table = new_table(f"Plan of {facts['name']}")
+    table.add_column("source", no_wrap=True)
     for column in (
         "files",
         "stored",
@@ -59,7 +58,7 @@ def print_plan(facts: dict[str, Any]) -> None:
         "effective tokens",
         "~ epochs",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for s in facts["sources"]:
         table.add_row(
             s["name"],

@@ -7,15 +7,17 @@ Winnow, applies `--set` overrides, and reports every mistake with file, line and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,35 +27,47 @@ from pydantic import (
     model_validator,
 )
 from winnow.filters.catalogue import FILTERS
-from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse
+from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, wording
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 
 SCHEMA_VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+COMPRESSION = re.compile(r"zstd(:([1-9]|1[0-9]|2[0-2]))?")
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would take true for 1
+        raise ValueError(f"a number is wanted, not {shown(value)}")
+    return value
+
 
 Count = Annotated[int, BeforeValidator(parse_count)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]
+Number = Annotated[float, BeforeValidator(_number)]
+Text = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
 
 
 class Settings(BaseModel):
     """A part of a recipe: unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Tokenizer(Settings):
-    name: str
+    name: Text
     """`mistral-7b-v0.1`, `gpt-neox-20b`, the path of a tokenizer.json or tokenizer.model, or a hub id."""
     append: Literal["eos", "bos", "both", "none"] = "eos"
     """Control tokens put around each document, by Winnow alone."""
-    eos_token: str | None = None
-    bos_token: str | None = None
+    eos_token: Text | None = None
+    bos_token: Text | None = None
     """The control tokens' names where the file's own are not the usual ones."""
 
 
 class Sequence_(Settings):
-    length: Annotated[int, BeforeValidator(parse_count), Field(ge=2, le=1 << 20)] = 2048
+    length: Annotated[Count, Field(ge=2, le=1 << 20)] = 2048
     """Tokens per sample."""
     pack: Literal["concat"] = "concat"
     """Documents of a source one after the other, cut every `length` tokens (MPT-7B's way)."""
@@ -63,22 +77,22 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Patterns = Annotated[list[str], BeforeValidator(_as_list)]
+Patterns = Annotated[list[Text], BeforeValidator(_as_list)]
 
 
 class Read(Settings):
     format: Literal["jsonl", "parquet", "text", "code"]
     """`text` and `code`: a file is a document; `code` adds the language its name tells to `meta`."""
-    root: str | None = None
+    root: Text | None = None
     """Directory or URL that ids are relative to; default: the part of the paths before the first wildcard."""
     path: Annotated[Patterns, Field(min_length=1)]
     """Globs below the root; `**` is any number of directories. `{stdlib}` and `{site-packages}` stand for
     the running Python's own directories."""
     exclude: Patterns = []
     """Globs of files to leave out."""
-    text: str = "text"
+    text: Text = "text"
     """The column that holds the text (jsonl, parquet)."""
-    key: str | None = None
+    key: Text | None = None
     """The column with the publisher's own id or URL."""
     on_truncated: Literal["fail", "keep"] = "fail"
     """A compressed file that ends too early: stop the run (a cut download looks the same), or use what is
@@ -86,7 +100,7 @@ class Read(Settings):
 
 
 class SourceDedup(Settings):
-    exact: bool = False
+    exact: Flag = False
     """Drop documents whose final text is equal, byte for byte, to an earlier one's of this source."""
 
 
@@ -97,18 +111,38 @@ class Heldout(Settings):
 
 
 def _filter_use(value: Any) -> Any:
-    return (
-        {value: {}}
-        if isinstance(value, str)
-        else ({k: v or {} for k, v in value.items()} if isinstance(value, dict) else value)
-    )
+    """`name`, `{name: null}` and `{name: settings}` are one filter; numbers may be written as elsewhere."""
+    if isinstance(value, str):
+        return {value: {}}
+    if not isinstance(value, dict):
+        raise ValueError(f"a filter's name, or a name with its settings, is wanted, not {shown(value)}")
+    return {name: _filter_settings(name, given) for name, given in value.items()}
+
+
+def _filter_settings(name: str, given: Any) -> Any:
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or name not in FILTERS:
+        return given
+    fields = FILTERS[name].model_fields  # type: ignore[attr-defined]
+    return {k: _filter_number(fields[k].annotation, v) if k in fields else v for k, v in given.items()}
+
+
+def _filter_number(annotation: Any, value: Any) -> Any:
+    kinds = get_args(annotation) or (annotation,)
+    if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+        return shown(value)  # pydantic would take true for 1
+    if isinstance(value, str) and int in kinds:
+        with contextlib.suppress(ValueError):  # pydantic says what is wrong, at the setting
+            return parse_count(value)
+    return value
 
 
 class _OneFilter(Settings):
     @model_validator(mode="after")
     def _exactly_one(self) -> _OneFilter:
         if len(self.model_fields_set) != 1:
-            raise ValueError("one filter an item: a name, or a name with its settings")
+            raise ValueError("an item is one filter: a name, or a name with its settings")
         return self
 
     @property
@@ -133,7 +167,7 @@ class Source(Settings):
     """Applied in order; every signal and verdict is stored."""
     dedup: SourceDedup = SourceDedup()
     heldout: Heldout | None = None
-    weight: Annotated[float, Field(gt=0)] | None = None
+    weight: Annotated[Number, Field(gt=0)] | None = None
     """Share of the tokens drawn in training. All sources have one (they are normalised), or none (by size)."""
 
 
@@ -149,7 +183,7 @@ class Dedup(Settings):
 class Mixture(Settings):
     tokens: Annotated[Count, Field(gt=0)] | None = None
     """The training run's tokens; default: as many as there are."""
-    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_epochs: Annotated[Number, Field(gt=0)] | None = None
     """The run stops when a source would have to be repeated more often."""
     output: Literal["streams"] = "streams"
     """A stream of shards per source, mixed by the trainer's loader in the shares of `streams.yaml`."""
@@ -166,7 +200,15 @@ class Shards(Settings):
     def _sorted(cls, hashes: list[str]) -> list[str]:
         return sorted(set(hashes))
 
-    compression: Annotated[str, Field(pattern=r"^zstd(:([1-9]|1[0-9]|2[0-2]))?$")] | None = None
+    compression: Text | None = None
+    """`zstd`, or `zstd:1` to `zstd:22` for a level; default: none."""
+
+    @field_validator("compression")
+    @classmethod
+    def _compression(cls, compression: str | None) -> str | None:
+        if compression is not None and not COMPRESSION.fullmatch(compression):
+            raise ValueError(f"zstd, or zstd:1 to zstd:22, is wanted, not {shown(compression)}")
+        return compression
 
 
 class Limits(Settings):
@@ -182,12 +224,22 @@ class Limits(Settings):
     """What a task asks of Ray."""
 
 
+def _source_name(name: str) -> str:
+    if not SOURCE_NAME.fullmatch(name):
+        allowed = "at most 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
+        raise ValueError(f"{shown(name)} is no name for a source: {allowed}")
+    return name
+
+
+SourceName = Annotated[str, AfterValidator(_source_name)]
+
+
 class Recipe(Settings):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 17
+    name: Text
+    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=1 << 63)] = 17
     tokenizer: Tokenizer
     sequence: Sequence_ = Sequence_()
-    sources: Annotated[dict[str, Source], Field(min_length=1)]
+    sources: Annotated[dict[SourceName, Source], Field(min_length=1)]
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
     shards: Shards = Shards()
@@ -205,13 +257,13 @@ class Recipe(Settings):
             return RecipeError([Problem(self.name, 1, 1, message)])
         return RecipeError([self._document.problem(path, message)])
 
-    @field_validator("sources")
+    @field_validator("name")
     @classmethod
-    def _source_names(cls, sources: dict[str, Source]) -> dict[str, Source]:
-        for name in sources:
-            if not SOURCE_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name for a source: lower-case letters, digits, - and _")
-        return sources
+    def _name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            allowed = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            raise ValueError(f"{shown(name)} is no name for a run: {allowed}")
+        return name
 
     def dedup_groups(self) -> list[tuple[str, ...]]:
         """The sets of sources that exact dedup compares, survivors' order within each; disjoint."""
@@ -234,18 +286,21 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         known = shipped()
         if recipe not in known:
-            hint = nearest(recipe, known) if os.sep not in recipe else ""
-            raise RecipeError(
-                [Problem(recipe, 1, 1, f"there is no such file, nor a recipe of that name{hint}")]
-            )
-        path, shown = known[recipe], f"{recipe}.yaml"
+            hint = nearest(recipe, known, "Winnow ships") if os.sep not in recipe else ""
+            message = f"there is no such file, nor a recipe of that name{hint}"
+            raise RecipeError([Problem(recipe, 1, 1, message)])
+        path, file = known[recipe], f"{recipe}.yaml"
     else:
-        shown = recipe
+        file = recipe
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([Problem(shown, 1, 1, f"cannot be read: {error}")]) from None
-    return read(text, shown, overrides)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        raise RecipeError([Problem(file, line, column, "the recipe is not UTF-8 text")]) from None
+    except OSError as error:
+        raise RecipeError([Problem(file, 1, 1, f"cannot be read: {error.strerror}")]) from None
+    return read(text, file, overrides)
 
 
 def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -258,9 +313,12 @@ def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
     except pydantic.ValidationError as error:
         raise RecipeError(_problems(document, error)) from None
     recipe._document = document
-    problems = [document.problem(path, message) for path, message in _contradictions(recipe)]
+    problems = [
+        document.problem(path, message, at_key=path[0] == "sources")
+        for path, message in _contradictions(recipe)
+    ]
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(sorted(problems, key=document.order))
     return recipe
 
 
@@ -288,29 +346,25 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
 
 def _problems(document: Document, error: pydantic.ValidationError) -> list[Problem]:
     problems = []
-    for item in error.errors():
-        path = tuple(item["loc"])
-        kind = item["type"]
+    for item in error.errors(include_url=False):
+        path, kind = tuple(item["loc"]), item["type"]
         if kind == "extra_forbidden":
-            valid = _valid_keys(Recipe, path[:-1])
-            what = "filter" if len(path) > 4 and path[2] == "filters" and len(path) == 5 else "key"
-            message = f"unknown {what} {path[-1]!r}{nearest(str(path[-1]), valid)}"
+            # sources, a source's name, filters, an item's number, a filter's name
+            what = "filter" if len(path) == 5 and path[2] == "filters" else "key"
+            hint = nearest(str(path[-1]), _valid_keys(Recipe, path[:-1])) or "; nothing can be set here"
+            message = f"unknown {what} {shown(path[-1])}{hint}"
             problems.append(document.problem(path, message, at_key=True))
         elif kind == "missing":
-            problems.append(document.problem(path[:-1], f"{path[-1]!r} is missing"))
+            problems.append(document.problem(path[:-1], f"{path[-1]!r} is missing", at_key=len(path) > 1))
+        elif path[-1:] == ("[key]",):
+            problems.append(document.problem(path[:-1], wording(item), at_key=True))
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            if kind not in ("value_error", "assertion_error"):
-                shown = repr(item["input"])
-                message = f"{message[0].lower()}{message[1:]}, not {shown if len(shown) < 60 else shown[:57] + '...'}"
-            problems.append(document.problem(path, message))
-    return sorted(problems, key=lambda p: (p.line, p.column))
+            problems.append(document.problem(path, wording(item)))
+    return sorted(problems, key=document.order)
 
 
 def _valid_keys(model: Any, path: Sequence[str | int]) -> list[str]:
     """The keys the schema allows at a path."""
-    from typing import get_args, get_origin
-
     if isinstance(model, type) and issubclass(model, BaseModel):
         fields = {f.alias or n: f.annotation for n, f in model.model_fields.items()}
         if not path:
@@ -326,9 +380,14 @@ def _valid_keys(model: Any, path: Sequence[str | int]) -> list[str]:
     return []
 
 
+def values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values with every default filled in: what JSON and YAML can say."""
+    out = recipe.model_dump(mode="json", by_alias=True)
+    for source in out["sources"].values():
+        source["filters"] = [{k: v for k, v in f.items() if v is not None} for f in source["filters"]]
+    return out
+
+
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML with every default filled in; `read` gives the same recipe back."""
-    values = recipe.model_dump(mode="json", by_alias=True)
-    for source in values["sources"].values():
-        source["filters"] = [{k: v for k, v in f.items() if v is not None} for f in source["filters"]]
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(values(recipe), sort_keys=False, allow_unicode=True, width=100)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from winnow.pipelines.numbers import show_bytes, show_count
@@ -16,10 +17,25 @@ MANY_EPOCHS = 4.0
 """Up to four passes over the same text are almost as good as new text (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
 
+PIPE_COLUMNS = 1000
+"""Width where nobody has one: a file or a pipe takes every table whole (rich would break it at 80)."""
+
+
+def output() -> Console:
+    """Standard output: a terminal at its width, anything else without one."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
+
+
+def new_table(title: str) -> Table:
+    """A table whose cells are never broken over lines."""
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+
+
 def mixture_table(facts: dict[str, Any]) -> Table:
     """The mixture, a row per source."""
-    table = Table(title=f"Mixture of {facts['name']}", title_justify="left", caption_justify="left")
-    table.add_column("source")
+    table = new_table(f"Mixture of {facts['name']}")
+    table.add_column("source", no_wrap=True)
     for column in (
         "tokens in source",
         "proportion",
@@ -29,7 +45,7 @@ def mixture_table(facts: dict[str, Any]) -> Table:
         "held out",
         "shards",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for source in facts["sources"]:
         table.add_row(
             source["name"],
@@ -48,21 +64,23 @@ def mixture_table(facts: dict[str, Any]) -> Table:
         f"{sum(s['proportion'] for s in facts['sources']):.2%}",
         show_count(facts["budget_tokens"]),
         "",
-        f"{facts['epoch_rows']:,} an epoch",
+        f"{sum(s['train']['rows'] for s in facts['sources']):,}",
         f"{sum(s['val']['rows'] for s in facts['sources']):,}",
         str(sum(s["train"]["shards"] + s["val"]["shards"] for s in facts["sources"])),
     )
+    notes = [f"{facts['epoch_rows']:,} samples of {facts['sequence_length']:,} tokens in an epoch of the trainer"]
     many = [s["name"] for s in facts["sources"] if s["epochs"] > MANY_EPOCHS]
     if many:
-        table.caption = f"more than {MANY_EPOCHS:g} epochs: {', '.join(many)}"
+        notes.append(f"more than {MANY_EPOCHS:g} epochs: {', '.join(many)}")
+    table.caption = "\n".join(notes)
     return table
 
 
 def funnel_table(facts: dict[str, Any]) -> Table:
     """What became of the documents of each source."""
-    table = Table(title="Documents: read, dropped by reason, kept", title_justify="left")
-    table.add_column("source")
-    table.add_column("step")
+    table = new_table("Documents: read, dropped by reason, kept")
+    table.add_column("source", no_wrap=True)
+    table.add_column("step", no_wrap=True)
     for column in ("documents", "share", "bytes"):
         table.add_column(column, justify="right")
     for source in facts["sources"]:
@@ -85,6 +103,6 @@ def funnel_table(facts: dict[str, Any]) -> Table:
 
 def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
     """Both tables, on standard output."""
-    console = console or Console()
+    console = console or output()
     console.print(mixture_table(facts))
     console.print(funnel_table(facts))
