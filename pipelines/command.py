@@ -8,19 +8,16 @@ commands that need them.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from typing import Annotated, Any
 
 import typer
+from winnow.pipelines import interrupt
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import load, shipped, values
 
 CommandLineError = typer.BadParameter.__mro__[2]
 """click's ClickException: newer typers carry a click of their own, older ones use the package."""
-RELEASE_SECONDS = 1.0
-"""What giving RUN back may take at an interrupt: the whole is promised within two seconds."""
 
 app = typer.Typer(
     name="winnow",
@@ -216,7 +213,8 @@ def clean(
     opened = open_run(run)
     if yes:
         with Lease(opened.location):
-            sizes = open_run(run).unreferenced()  # again: a run that has just ended refers to other directories
+            # Opened again: a run that ended just now refers to other directories.
+            sizes = open_run(run).unreferenced()
             for path in sizes:
                 storage.remove(storage.join(opened.location, path))
     else:
@@ -241,40 +239,9 @@ def _print_json(value: Any) -> None:
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
-def _watch_signals() -> None:
-    """From now on SIGINT and SIGTERM end this process, whatever its main thread is doing.
-
-    A thread sees to it. The main thread may be in compiled code for long, and an exception that a handler raises
-    inside Ray's comes out of it as a SystemError; besides, Ray puts a SIGTERM handler of its own into the driver.
-    The wakeup descriptor hears of a signal whosever Python handler it has.
-    """
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    threading.Thread(target=_end_when_signalled, args=(heard,), name="winnow-signals", daemon=True).start()
-
-
-def _end_when_signalled(heard: int) -> None:
-    while os.read(heard, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
-        continue
-    # No unwinding: everything recorded is whole, and the kernel ends a Ray that was started here.
-    message = "interrupted"
-    if lease := sys.modules.get("winnow.pipelines.lease"):
-        if lease._held:
-            message += "; the same command continues"
-        release = threading.Thread(target=lease.release_held, daemon=True)
-        release.start()
-        release.join(RELEASE_SECONDS)
-    # Not through sys.stderr, whose lock the main thread may hold.
-    os.write(2, f"{chr(10) if os.isatty(2) else ''}{message}\n".encode())
-    os._exit(130)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `winnow`."""
-    _watch_signals()
+    interrupt.watch()
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()

@@ -90,12 +90,15 @@ class Lease:
                 continue  # a full disk is for the tasks to report
 
 
-def release_held() -> bool:
-    """Give back what this process holds, before it ends without unwinding; tells whether there was any."""
-    leases = list(_held)
-    for held in leases:
+def holding() -> bool:
+    """Tell whether this process holds a run directory."""
+    return bool(_held)
+
+
+def release_held() -> None:
+    """Give back what this process holds, before it ends without unwinding."""
+    for held in tuple(_held):
         held.release()
-    return bool(leases)
 
 
 def read(location: str) -> dict | None:

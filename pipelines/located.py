@@ -182,7 +182,8 @@ def override(document: Document, assignment: str) -> None:
             document.keys[path] = document.values[path] = place
         target = target[step]
         if not isinstance(target, dict | list):
-            raise RecipeError([Problem(*place, f"{'.'.join(keys[: i + 1])} is {shown(target)}, which has no parts")])
+            message = f"{'.'.join(keys[: i + 1])} is {shown(target)}, which has no parts"
+            raise RecipeError([Problem(*place, message)])
     target[path[-1]] = given.value
     _replace_places(document, path, given, place)
 
@@ -251,15 +252,16 @@ def wording(item: Mapping[str, Any]) -> str:
     kind, given, context = item["type"], shown(item["input"]), item.get("ctx", {})
     if kind in BOUNDS:
         name, words = BOUNDS[kind]
-        return f"{words} {context[name]:,}, not {given}"
+        bound = f"{context[name]:,}".removesuffix(".0")
+        return f"{words} {bound}, not {given}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         if isinstance(item["input"], str):
             return f"{given} is not known here{nearest(item['input'], choices)}"
         return f"wanted is one of {', '.join(choices)}, not {given}"
     if kind in ("too_short", "string_too_short"):
-        least = context["min_length"]
-        return f"at least {least} are wanted, not {context['actual_length']}" if least > 1 else "must not be empty"
+        least, there = context["min_length"], context.get("actual_length", 0)
+        return f"at least {least} are wanted, not {there}" if least > 1 else "must not be empty"
     if kind == "string_type" and isinstance(item["input"], bool | int | float):
         return f"text is wanted, not {given}; put it in quotes"
     wanted = WANTED.get(kind.split("_", 1)[0])

@@ -29,7 +29,9 @@ def output() -> Console:
 
 def new_table(title: str) -> Table:
     """A table whose cells are never broken over lines."""
-    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    return Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False
+    )
 
 
 def mixture_table(facts: dict[str, Any]) -> Table:
@@ -68,7 +70,9 @@ def mixture_table(facts: dict[str, Any]) -> Table:
         f"{sum(s['val']['rows'] for s in facts['sources']):,}",
         str(sum(s["train"]["shards"] + s["val"]["shards"] for s in facts["sources"])),
     )
-    notes = [f"{facts['epoch_rows']:,} samples of {facts['sequence_length']:,} tokens in an epoch of the trainer"]
+    notes = [
+        f"{facts['epoch_rows']:,} samples of {facts['sequence_length']:,} tokens in an epoch of the trainer"
+    ]
     many = [s["name"] for s in facts["sources"] if s["epochs"] > MANY_EPOCHS]
     if many:
         notes.append(f"more than {MANY_EPOCHS:g} epochs: {', '.join(many)}")

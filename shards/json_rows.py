@@ -3,7 +3,8 @@
 A line is what ends in `\\n` (a `\\r` before it is white space of JSON), or the rest of the file. orjson
 parses; what it refuses is shown to the standard library, which takes NaN and tells the reasons apart.
 Reasons are those of shards/readers.py. What a document's other columns become is kept as JSON: NaN is
-null there, and an integer beyond 64 bits a float, as orjson reads it.
+null there, and an integer beyond 64 bits a float, as orjson reads it. A row of more than `DEEPEST` levels is
+taken for broken.
 
 Memory: a line of at most `longest` bytes, and what parsing makes of it: as much again for the parser, one,
 two or four bytes a character for the string.
@@ -20,6 +21,9 @@ from winnow.shards import decompress
 ESCAPED = 4
 """Bytes of a line that are read for each byte of the largest document: JSON's escapes spell two bytes of UTF-8 in
 six, and there are other columns. Ours."""
+
+DEEPEST = 254
+"""Levels of lists and objects; what orjson writes."""
 
 
 class RowError(Exception):
@@ -119,11 +123,20 @@ def meta_json(row: dict[str, Any]) -> bytes | None:
     except (orjson.JSONEncodeError, UnicodeEncodeError):
         import json
 
-        # Integers beyond 64 bits, half characters (which JSON can carry as escapes), more than 254 levels.
-        try:
-            return json.dumps(row, default=_shown).encode()
-        except RecursionError:
+        # Integers beyond 64 bits, half characters (which JSON can carry as escapes), or too many levels: how
+        # many the standard library takes depends on the caller's stack, and two workers must agree.
+        if _levels(row) > DEEPEST:
             raise RowError("json") from None
+        return json.dumps(row, default=_shown).encode()
+
+
+def _levels(value: Any) -> int:
+    """How deep lists and objects lie in each other."""
+    count, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        count += 1
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    return count
 
 
 def _shown(value: Any) -> str:

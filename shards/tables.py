@@ -120,7 +120,7 @@ class Aligned:
 
     def end(self) -> None:
         """Raises ValueError unless every row was taken."""
-        if self.rows or next(self.batches, None) is not None:
+        if self.rows or any(batch.num_rows for batch in self.batches):
             raise ValueError("rows are left over: two files of one split are not row-aligned")
 
 
