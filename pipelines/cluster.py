@@ -115,18 +115,18 @@ class Cluster:
         self.started = not ray.is_initialized()
         if self.started:
             self._start(address, workers)
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        self.workers = min(workers or cpus, max(cpus, 1)) if address is None else workers or max(cpus, 1)
-        options = {
-            "num_cpus": 1,
-            "max_retries": RETRIES,
-            "retry_exceptions": [OSError],
-            "runtime_env": {"env_vars": ONE_THREAD},
-        }
-        if address is not None:
-            options["memory"] = task_memory
-        self.task = ray.remote(_remote).options(**options)
-        self._prepare_nodes()
+        cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        here = self.started and address is None
+        self.workers = min(workers or cpus, cpus) if here else workers or cpus
+        # Workers started here have the settings from us; an environment of its own would cost every
+        # worker a second start.
+        options: dict[str, Any] = (
+            {} if here else {"runtime_env": {"env_vars": ONE_THREAD}, "memory": task_memory}
+        )
+        self.task = ray.remote(_remote).options(
+            num_cpus=1, max_retries=RETRIES, retry_exceptions=[OSError], **options
+        )
+        self._prepare_nodes(options)
 
     def _start(self, address: str | None, workers: int | None) -> None:
         here: dict[str, Any] = {}
@@ -138,14 +138,22 @@ class Cluster:
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_node_ip_address": "127.0.0.1",
             }
+        before = {name: os.environ.get(name) for name in ONE_THREAD}
+        os.environ.update(ONE_THREAD)
         try:
             self.ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
         except Exception as error:
             where = f"to Ray at {address}" if address else "Ray here"
             verb = "connect" if address else "start"
             raise ClusterError(f"could not {verb} {where}: {str(error).strip().splitlines()[0]}") from error
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
-    def _prepare_nodes(self) -> None:
+    def _prepare_nodes(self, options: dict[str, Any]) -> None:
         """Compile the kernels once on every node, before workers by the dozen would do it at once."""
         ray = self.ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -154,8 +162,8 @@ class Cluster:
         tasks = [
             warm.options(
                 num_cpus=1,
-                runtime_env={"env_vars": ONE_THREAD},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True),
+                **options,
             ).remote()
             for node in ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU")
@@ -204,7 +212,9 @@ class Cluster:
             ) from error
         except exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
-            raise ClusterError(f"Ray failed: {reason} What is recorded stays; the same command continues") from error
+            raise ClusterError(
+                f"Ray failed: {reason} What is recorded stays; the same command continues"
+            ) from error
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

@@ -8,6 +8,7 @@ commands that need them.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import Annotated, Any
 
@@ -247,20 +248,24 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except RecipeError as error:
         _leave(2, str(error))
+    except BrokenPipeError as error:
+        _end_of_pipe(error)
+    except SystemExit as error:  # typer's, for a broken pipe and for completion
+        if isinstance(error.__context__, BrokenPipeError):
+            _end_of_pipe(error.__context__)
+        raise
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
-            os._exit(0)
         _leave(*_explained(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more (`winnow trace … | head`)."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+def _end_of_pipe(error: BrokenPipeError) -> None:
+    """Nothing is wrong when nobody reads standard output any more (`winnow trace … | head`)."""
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        os._exit(0)
+    _leave(1, f"{error}")
 
 
 def _explained(error: Exception) -> tuple[int, str]:

@@ -11,19 +11,15 @@ Memory: one shard twice, and five bytes for each of its tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Engine
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.stream import ROWS, Shuffled
-from winnow.pipelines.tokens import load_vocabulary
+from winnow.pipelines.tokens import spelling
 from winnow.shards import mds, storage, tables, token_stream
-from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
-from winnow.tokenize.source import TokenizerError
 
 VERSION = 1
 SPLITS = ("train", "val")
@@ -41,16 +37,6 @@ class ShardSpec:
     tokenizer: str
 
 
-@lru_cache(maxsize=2)
-def _spelling(tokenizer: str) -> tuple[np.ndarray | None, int]:
-    vocabulary = load_vocabulary(tokenizer)
-    try:
-        sizes = piece_bytes(vocabulary)
-    except TokenizerError:  # a kind whose pieces do not spell bytes one after the other (unigram, WordPiece)
-        return None, 0
-    return sizes.astype(np.min_scalar_type(int(sizes.max()))), prefix_bytes(vocabulary)
-
-
 def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
     """Write one shard and its provenance; the record holds the shard's index entry."""
     length = spec.layout.length
@@ -61,7 +47,7 @@ def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
     for file, data in shard.files:
         outputs.put(f"{spec.split}/{file}", memoryview(data))
     del shard.files[:]
-    sizes, prefix = _spelling(spec.tokenizer)
+    sizes, prefix = spelling(spec.tokenizer)
     with (
         outputs.file(provenance_name(spec.split, spec.shard)) as path,
         tables.RowWriter(path, token_stream.PROVENANCE_SCHEMA) as writer,

@@ -21,10 +21,18 @@ PIPE_COLUMNS = 1000
 """Width where nobody has one: a file or a pipe takes every table whole (rich would break it at 80)."""
 
 
+class Output(Console):
+    """Standard output, where a pipe that nobody reads any more is for the command line to explain."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while a BrokenPipeError is handled; rich's own sends the rest to /dev/null and exits with 1."""
+        raise
+
+
 def output() -> Console:
     """Standard output: a terminal at its width, anything else without one."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
+    console = Output()
+    return console if console.is_terminal else Output(width=PIPE_COLUMNS)
 
 
 def new_table(title: str) -> Table:

@@ -24,7 +24,8 @@ from winnow.pipelines.exact import verdict_name
 from winnow.pipelines.records import Outputs
 from winnow.shards import storage, tables
 from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
-from winnow.tokenize.source import TokenizerSource
+from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
+from winnow.tokenize.source import TokenizerError, TokenizerSource
 
 VERSION = 1
 INDEX_SCHEMA = pa.schema(
@@ -42,25 +43,30 @@ class TokenizerSpec:
 
 
 def tokenizer_task(spec: TokenizerSpec, outputs: Outputs) -> dict[str, Any]:
-    """Keep the tokenizer's file as it was found, and as the tokenizer.json that is used."""
+    """Keep the tokenizer's file as it was found, and all that workers need of it."""
     vocabulary = vocabulary_of(spec)
     outputs.put("source", spec.source.content)
     outputs.put("tokenizer.json", vocabulary.tokenizer_json)
-    outputs.put(
-        "source.json",
-        orjson.dumps(
-            {
-                "name": spec.source.name,
-                "kind": spec.source.kind,
-                "sha256": spec.source.sha256,
-                "origin": spec.source.origin,
-                "eos_token": spec.eos_token,
-                "bos_token": spec.bos_token,
-            },
-            option=orjson.OPT_INDENT_2,
-        ),
-    )
+    prefix = 0
+    try:
+        sizes, prefix = piece_bytes(vocabulary), prefix_bytes(vocabulary)
+    except TokenizerError:  # a kind whose pieces do not spell bytes one after the other (unigram, WordPiece)
+        pass
+    else:
+        outputs.put("piece-bytes", memoryview(sizes.astype("<u4")))
+    facts = _facts(spec, vocabulary) | {"prefix_bytes": prefix}
+    outputs.put("vocabulary.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
     return {"size": vocabulary.size, "max_id": vocabulary.max_id}
+
+
+def _facts(spec: TokenizerSpec, vocabulary: Vocabulary) -> dict[str, Any]:
+    names = ("bos_id", "eos_id", "pad_id", "size", "max_id", "dtype", "sha256")
+    return {
+        "name": spec.source.name,
+        "kind": spec.source.kind,
+        "origin": spec.source.origin,
+        "source_sha256": spec.source.sha256,
+    } | {name: getattr(vocabulary, name) for name in names}
 
 
 def vocabulary_of(spec: TokenizerSpec) -> Vocabulary:
@@ -71,10 +77,34 @@ def vocabulary_of(spec: TokenizerSpec) -> Vocabulary:
 @lru_cache(maxsize=4)
 def load_vocabulary(location: str) -> Vocabulary:
     """The vocabulary that a tokenizer stage keeps."""
-    facts = orjson.loads(storage.read_bytes(storage.join(location, "source.json")))
-    content = storage.read_bytes(storage.join(location, "source"))
-    source = TokenizerSource(facts["name"], facts["kind"], content, facts["sha256"], facts["origin"])
-    return vocabulary_of(TokenizerSpec(source, facts["eos_token"], facts["bos_token"]))
+    facts = orjson.loads(storage.read_bytes(storage.join(location, "vocabulary.json")))
+    return Vocabulary(
+        tokenizer_json=storage.read_bytes(storage.join(location, "tokenizer.json")),
+        sentencepiece_model=(
+            storage.read_bytes(storage.join(location, "source")) if facts["kind"] == "sentencepiece" else None
+        ),
+        bos_id=facts["bos_id"],
+        eos_id=facts["eos_id"],
+        pad_id=facts["pad_id"],
+        size=facts["size"],
+        max_id=facts["max_id"],
+        dtype=facts["dtype"],
+        sha256=facts["sha256"],
+    )
+
+
+@lru_cache(maxsize=2)
+def spelling(location: str) -> tuple[np.ndarray | None, int]:
+    """(bytes of text of every id, bytes a text begins with of the tokenizer's own accord) of a tokenizer stage.
+
+    None where the tokenizer's pieces do not spell bytes one after the other.
+    """
+    place = storage.join(location, "piece-bytes")
+    if not storage.exists(place):
+        return None, 0
+    facts = orjson.loads(storage.read_bytes(storage.join(location, "vocabulary.json")))
+    sizes = np.frombuffer(storage.read_bytes(place), "<u4")
+    return sizes.astype(np.min_scalar_type(int(sizes.max()))), facts["prefix_bytes"]
 
 
 @lru_cache(maxsize=1)

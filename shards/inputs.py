@@ -21,6 +21,8 @@ import xxhash
 from winnow.shards import storage
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+NOT_READ = (".bz2", ".xz", ".lz4", ".br", ".zip", ".7z", ".tar", ".tgz")
+"""Suffixes of what would only be garbage if it were read as text."""
 FILES_PER_SPLIT = 4096
 """Bounds a split of tiny files, whose cost is in opening them (ours: about a second)."""
 WILDCARD = re.compile(r"[*?\[]")
@@ -86,7 +88,10 @@ def static_prefix(pattern: str) -> str:
 
 
 def default_root(patterns: Sequence[str]) -> str:
-    """The directory all patterns share before their first wildcard; local ones absolute."""
+    """The directory all patterns share before their first wildcard; local ones absolute.
+
+    Raises InputError for URLs that share none.
+    """
     prefixes = []
     for pattern in patterns:
         location = storage.absolute(pattern) if storage.is_local(pattern) else pattern
@@ -96,7 +101,11 @@ def default_root(patterns: Sequence[str]) -> str:
         if len(set(parts)) != 1:
             break
         shared.append(parts[0])
-    return "/".join(shared) or "/"
+    if all(map(storage.is_local, patterns)):
+        return "/".join(shared) or "/"
+    if len(shared) < 3:  # scheme:, nothing, bucket
+        raise InputError(f"{', '.join(patterns)} lie in different places; make them sources of their own")
+    return "/".join(shared)
 
 
 def list_source(
@@ -105,23 +114,31 @@ def list_source(
     """The files that match any pattern and no exclusion, sorted by path, each once.
 
     `root` is a location; patterns are relative to it or absolute below it. `**` matches any number
-    of directories. Raises InputError when nothing matches, when two paths share an id half, or
-    when the root cannot be listed.
+    of directories; names that start with a dot are matched by patterns that say the dot. Raises InputError
+    when nothing matches, for a file of a kind that is not read, and when two paths share an id half;
+    OSError when a directory cannot be listed.
     """
     root = storage.absolute(root)
     inner = [relative_pattern(root, p) for p in patterns]
     wanted = [glob_regex(p) for p in inner]
     depth = None if any("**" in p for p in inner) else max(p.count("/") + 1 for p in inner)
     found: dict[str, InputFile] = {}
+    dots = any("/." in "/" + p.removeprefix(static_prefix(p)).lstrip("/") for p in inner)
     for prefix in _starts(inner):
-        walk = _walk_local if storage.is_local(root) else _walk_remote
-        for path, location, size, mark in walk(root, prefix, depth):
+        local = storage.is_local(root)
+        walk = _walk_local(root, prefix, depth, dots) if local else _walk_remote(root, prefix, depth)
+        for path, location, size, mark in walk:
             if any(w.fullmatch(path) for w in wanted):
                 found[path] = InputFile(path, location, size, mark)
     excluded = [glob_regex(relative_pattern(root, p)) for p in exclude]
     files = [found[p] for p in sorted(found) if not any(e.fullmatch(p) for e in excluded)]
     if not files:
         raise InputError(_no_match(source, root, patterns))
+    for file in files:
+        if file.path.endswith(NOT_READ):
+            raise InputError(
+                f"source {source!r}: {file.path}: files of this kind are not read; recompress as .zst"
+            )
     halves: dict[int, str] = {}
     for file in files:
         other = halves.setdefault(file.id_half(source), file.path)
@@ -152,10 +169,10 @@ def _starts(patterns: Sequence[str]) -> list[str]:
     return starts
 
 
-def _walk_local(root: str, prefix: str, depth: int | None) -> Iterator[tuple[str, str, int, str]]:
+def _walk_local(root: str, prefix: str, depth: int | None, dots: bool) -> Iterator[tuple[str, str, int, str]]:
     """(path, location, bytes, fingerprint) of the files below root/prefix, at most `depth` names deep.
 
-    Links are followed, but not into a directory they lie in.
+    Links are followed, but not into a directory they lie in; directories with a leading dot only if `dots`.
     """
     base = storage.local_path(root)
     top = os.path.join(base, prefix) if prefix else base
@@ -170,7 +187,8 @@ def _walk_local(root: str, prefix: str, depth: int | None) -> Iterator[tuple[str
             name = f"{path}/{entry.name}" if path else entry.name
             if entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                if real not in above and (depth is None or name.count("/") + 1 < depth):
+                deeper = depth is None or name.count("/") + 1 < depth
+                if deeper and real not in above and (dots or not entry.name.startswith(".")):
                     pending.append((name, entry.path, above | {real}))
             elif entry.is_file():
                 stat = entry.stat()
@@ -204,18 +222,23 @@ def fingerprint(facts: dict) -> str:
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """A glob as a regular expression over POSIX paths: `*`, `?`, `[…]` within a name, `**` over directories."""
+    """A glob as a regular expression over POSIX paths: `*`, `?`, `[…]` within a name, `**` over directories.
+
+    Raises InputError for a range that is none.
+    """
     out, i = [], 0
     while i < len(pattern):
         closing = pattern.find("]", i + 2) if pattern[i] == "[" else -1
+        # A name's first dot is only matched by a dot, as in a shell: no .git, no editor's leavings.
+        visible = "(?!\\.)" if i == 0 or pattern[i - 1] == "/" else ""
         if pattern.startswith("**/", i):
-            out.append("(?:.*/)?")
+            out.append("(?:(?!\\.)[^/]+/)*")
             i += 3
         elif pattern.startswith("**", i):
-            out.append(".*")
+            out.append("(?:(?!\\.)[^/]+/)*" + visible + "[^/]*")
             i += 2
         elif pattern[i] in "*?":
-            out.append("[^/]*" if pattern[i] == "*" else "[^/]")
+            out.append(visible + ("[^/]*" if pattern[i] == "*" else "[^/]"))
             i += 1
         elif closing > 0:
             inside = pattern[i + 1 : closing].replace("\\", "\\\\")
@@ -224,7 +247,10 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
         else:
             out.append(re.escape(pattern[i]))
             i += 1
-    return re.compile("".join(out), re.DOTALL)
+    try:
+        return re.compile("".join(out), re.DOTALL)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no pattern: {error}") from error
 
 
 def _no_match(source: str, root: str, patterns: Sequence[str]) -> str:
@@ -307,6 +333,7 @@ def _row_group_bytes(source: str, file: InputFile) -> list[int]:
     try:
         with storage.open_input(file.location) as handle:
             meta = pq.ParquetFile(handle).metadata
-            return [meta.row_group(g).total_byte_size for g in range(meta.num_row_groups)]
+            groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
+            return [sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups]
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"source {source!r}: {file.path}: not a readable Parquet file ({error})") from error

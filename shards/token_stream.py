@@ -125,7 +125,7 @@ def _spelled(
     total = np.cumsum(spelled)
     before_document = (total - spelled)[is_first][owner]
     byte_end = np.maximum(total - before_document - prefix_bytes, 0)
-    byte_start = np.where(is_first, 0, np.maximum(total - spelled - before_document - prefix_bytes, 0))
+    byte_start = np.maximum(total - spelled - before_document - prefix_bytes, 0)
     return byte_start.astype(np.uint64), byte_end.astype(np.uint64)
 
 

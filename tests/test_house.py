@@ -23,6 +23,10 @@ WRITERS = {"commit", "file", "mkdtemp", "TemporaryDirectory"}
 """Calls that give a path to write at: shards/storage.py's commit, and a task's Outputs.file, which goes through it."""
 
 
+HANDED = {("shards/exchange.py", "path")}
+"""`write_run` is handed its path; that pipelines/ hands it one of `Outputs.file` is seen there."""
+
+
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -139,7 +143,7 @@ def test_files_are_written_where_commit_says(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     given = bound_by_writers(tree)
     for line, place in opened_for_writing(tree):
-        assert place in given, f"{named(path)}:{line} writes {place}"
+        assert place in given or (named(path), place) in HANDED, f"{named(path)}:{line} writes {place}"
 
 
 def test_the_check_of_writing_finds_what_it_looks_for():
@@ -147,7 +151,7 @@ def test_the_check_of_writing_finds_what_it_looks_for():
         'with commit(x) as path, open(path, "wb") as f: pass\nopen(other, mode="a")\np.write_text("")'
     )
     assert bound_by_writers(tree) == {"path"}
-    assert opened_for_writing(tree) == [(1, "path"), (2, "other"), (3, "p")]
+    assert sorted(opened_for_writing(tree)) == [(1, "path"), (2, "other"), (3, "p")]
 
 
 @pytest.fixture(scope="module")

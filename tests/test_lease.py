@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import orjson
 import pytest
@@ -17,11 +18,8 @@ from winnow.pipelines.lease import Lease, LeaseError
 def holder(**changes: object) -> dict[str, object]:
     """A lease of this very process, renewed now."""
     now = time.time()
-    start = (
-        open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]
-        if os.path.isdir("/proc/self")
-        else "alive"
-    )
+    stat = Path("/proc/self/stat")
+    start = stat.read_text().rsplit(")", 1)[1].split()[19] if stat.exists() else "alive"
     return {"token": "theirs", "host": platform.node(), "pid": os.getpid(), "process_start": start, "since": now,
             "renewed": now} | changes  # fmt: skip
 

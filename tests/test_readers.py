@@ -175,10 +175,10 @@ def test_text_under_another_name(tmp_path):
         (json.dumps({"text": "é" * 51}), "too-large"),
         (json.dumps({"text": "x", "other": "y" * 340}), None),
         (
-            json.dumps({"text": "x", "other": "y" * 376}),
+            json.dumps({"text": "x", "other": "y" * 374}),
             None,
         ),  # a line of 400 bytes, the longest that is read
-        (json.dumps({"text": "x", "other": "y" * 377}), "too-large"),
+        (json.dumps({"text": "x", "other": "y" * 375}), "too-large"),
     ],
 )
 def test_limit_is_of_the_text_in_bytes(tmp_path, line, reason):

@@ -411,3 +411,21 @@ def test_conservation_fails_loudly(corpus, tmp_path: Path, monkeypatch: pytest.M
     ):
         make(root, tmp_path / "lossy")
     assert not (tmp_path / "lossy" / "manifest.json").exists()
+
+
+def test_any_tokenizer_json_serves(corpus, tmp_path: Path) -> None:
+    """A word-level tokenizer: its pieces spell no bytes, so provenance leaves byte ranges out."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    root, _, _, _ = corpus
+    words = {"[UNK]": 0, "</s>": 1} | {chr(c): c for c in range(33, 127)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    made = make(root, tmp_path / "run", tokenizer__name=str(tmp_path / "tokenizer.json"))
+    assert made.mixture["tokenizer"]["eos_id"] == 1
+    pieces = open_run(str(tmp_path / "run")).trace_sample("code", "train", 0)
+    assert sum(p.tokens for p in pieces) == LENGTH
+    assert {p.byte_start for p in pieces} == {None}
+    assert list(open_run(str(tmp_path / "run")).verify()) == []

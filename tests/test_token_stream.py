@@ -110,6 +110,17 @@ def test_shards_together_tell_what_the_whole_tells(directory, partitions, length
 
 
 @settings(deadline=None)
+@given(partition_lists(), st.integers(1, 25), st.data())
+def test_without_piece_bytes_only_the_spans_are_unknown(directory, partitions, length, more):
+    stream = stream_of(directory, partitions)
+    samples = stream.n_tokens // length
+    start, stop = length * more.draw(st.integers(0, samples)), length * samples
+    blind = [r for b in token_stream.pieces(stream, start, stop, length, None, 1) for r in b.to_pylist()]
+    unknown = {"byte_start": None, "byte_end": None}
+    assert blind == [row | unknown for row in slow_pieces(partitions, start, stop, length, 1)]
+
+
+@settings(deadline=None)
 @given(partition_lists(), st.integers(0, 2))
 def test_bytes_of_a_document_add_up(directory, partitions, prefix_bytes):
     stream = stream_of(directory, partitions)
