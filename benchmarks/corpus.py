@@ -5,11 +5,13 @@ Every document is used once. A folder is a source; its rows have a column `text`
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import platform
-import random
 from pathlib import Path
 
+import numpy as np
 import zstandard
 
 PROSE = ("books_en", "web_prose", "textbooks", "wiki", "docs_en")
@@ -40,21 +42,19 @@ def write_sources(corpora: Path, out: Path, megabytes: float) -> dict[str, int]:
 
 def write_generated(out: Path, megabytes: float, seed: int = 17) -> int:
     """Write `generated.jsonl`: documents of random words, of which hardly any two share a phrase; bytes of text."""
-    draw = random.Random(seed)
-    letters = "etaoinshrdlucmfwypvbgk"
-    words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(50_000)]
-    stops = ["the", "of", "and", "to", "that", "with"]
+    rng = np.random.default_rng(seed)
+    letters = np.frombuffer(b"etaoinshrdlucmfwypvbgk", np.uint8)
+    words = np.full((50_000, 8), ord(" "), np.uint8)
+    words[:, :7] = letters[rng.integers(0, len(letters), (50_000, 7))]
     size, whole = 0, int(megabytes * 1e6)
-    with open(out / "generated.jsonl", "w") as file:
+    with open(out / "generated.jsonl", "wb") as file:
         while size < whole:
-            sentences = []
-            for _ in range(draw.randint(10, 60)):
-                picked = draw.choices(words, k=draw.randint(5, 20)) + draw.choices(stops, k=3)
-                draw.shuffle(picked)
-                sentences.append(" ".join(picked) + ".")
-            text = "\n".join(sentences)
-            file.write(json.dumps({"text": text}) + "\n")
-            size += len(text)
+            text = words[rng.integers(0, len(words), 1 << 17)].tobytes()
+            edges = np.sort(rng.integers(0, len(text), 400)) // 8 * 8
+            for start, stop in itertools.pairwise(edges.tolist()):
+                if stop > start:
+                    file.write(b'{"text": "' + text[start:stop] + b'"}\n')
+                    size += stop - start
     return size
 
 
@@ -65,6 +65,4 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
-    import os
-
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.platform()}"

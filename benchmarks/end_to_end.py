@@ -43,7 +43,7 @@ from winnow.pipelines import load, run
 from winnow.pipelines.progress import Progress
 workers = int(sys.argv[3])
 if __name__ == "__main__":
-    made = run(load(sys.argv[1]), sys.argv[2], workers=workers or None, inline=not workers, progress=Progress(stream=None))
+    made = run(load(sys.argv[1]), sys.argv[2], workers=workers, progress=Progress(stream=None))
     print(orjson.dumps({"seconds": made.seconds, "cpu": made.cpu_seconds, "mixture": made.mixture}).decode())
 """
 

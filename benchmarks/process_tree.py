@@ -2,7 +2,8 @@
 
 Ray starts a dozen processes, and some outlive their parents: the caller becomes their reaper
 (PR_SET_CHILD_SUBREAPER), so that all stay in one tree, and the tree is sampled from /proc. CPU is user + system of
-every process, as last seen; memory is what is not file cache (Pss_Anon + Pss_Shmem of smaps_rollup), by role. Linux only.
+every process, as last seen; memory is what is not file cache (Pss_Anon + Pss_Shmem of smaps_rollup), by role.
+Linux only.
 """
 
 from __future__ import annotations
