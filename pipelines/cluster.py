@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +142,7 @@ class Cluster:
             }
         before = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(ONE_THREAD)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
         except Exception as error:
@@ -152,6 +155,10 @@ class Cluster:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+            if threading.current_thread() is threading.main_thread():
+                # Ray puts a SIGTERM handler of its own in place, which prints a native stack.
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
     def _prepare_nodes(self, options: dict[str, Any]) -> None:
         """Compile the kernels once on every node, before workers by the dozen would do it at once."""

@@ -114,9 +114,8 @@ class FinishedRun:
             if first <= sample < first + entry["samples"]:
                 return shard, entry, sample - first
             first += entry["samples"]
-        raise UnknownError(
-            f"{source} {split} has {first:,} samples, 0 to {first - 1:,}; there is no {sample}"
-        )
+        there = f", 0 to {first - 1:,}" if first else ""
+        raise UnknownError(f"{source} {split} has {first:,} samples{there}; there is no {sample}")
 
     def sample_tokens(self, source: str, split: str, sample: int) -> np.ndarray:
         """The token ids of a sample, uint16 or uint32 [length]."""
@@ -258,18 +257,18 @@ class FinishedRun:
             yield f"{label}: provenance of shard {number} covers {tokens:,} tokens, the shard has {wanted:,}"
 
     def unreferenced(self) -> dict[str, int]:
-        """Stage directories that the manifest does not name, and abandoned attempts: relative path -> bytes."""
-        return unreferenced(self.location, {s["directory"] for s in self.manifest["stages"]})
-
-
-def unreferenced(run: str, referenced: set[str]) -> dict[str, int]:
-    """What below RUN/stages is in no directory of `referenced`, by directory, in bytes."""
-    sizes: dict[str, int] = {}
-    for path, size in storage.list_files(storage.join(run, "stages")).items():
-        directory = path.split("/", 1)[0]
-        if directory not in referenced:
-            sizes[f"stages/{directory}"] = sizes.get(f"stages/{directory}", 0) + size
-    return dict(sorted(sizes.items()))
+        """Stage directories that the manifest does not name, and attempts a kill left: relative path -> bytes."""
+        referenced = {s["directory"] for s in self.manifest["stages"]}
+        stages = storage.join(self.location, "stages")
+        sizes: dict[str, int] = {}
+        for path, size in storage.list_files(stages).items():
+            directory = path.split("/", 1)[0]
+            if directory not in referenced:
+                sizes[f"stages/{directory}"] = sizes.get(f"stages/{directory}", 0) + size
+        for path, size in storage.list_files(stages, unfinished=True).items():
+            if path.split("/", 1)[0] in referenced:
+                sizes[f"stages/{path}"] = size
+        return dict(sorted(sizes.items()))
 
 
 def open_run(location: str) -> FinishedRun:

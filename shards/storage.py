@@ -103,8 +103,11 @@ def exists(location: str) -> bool:
     return fs.exists(path)
 
 
-def list_files(location: str) -> dict[str, int]:
-    """Sizes in bytes of the finished files below a directory, by relative POSIX path; {} if there is none."""
+def list_files(location: str, *, unfinished: bool = False) -> dict[str, int]:
+    """Sizes in bytes of the finished files below a directory, by relative POSIX path; {} if there is none.
+
+    With `unfinished` the attempts that a kill left behind instead; only local directories can have them.
+    """
     found: dict[str, int] = {}
     if is_local(location):
         base = local_path(location)
@@ -116,14 +119,16 @@ def list_files(location: str) -> dict[str, int]:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
                 name = f"{prefix}/{entry.name}" if prefix else entry.name
+                attempt = entry.name.startswith(".")
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(name)
-                else:
+                    if not attempt:
+                        pending.append(name)
+                elif attempt == unfinished and (not attempt or name.endswith(UNFINISHED)):
                     with contextlib.suppress(FileNotFoundError):  # another run's clean
                         found[name] = entry.stat().st_size
+        return found
+    if unfinished:
         return found
     fs, path = filesystem(location)
     fs.invalidate_cache(path)

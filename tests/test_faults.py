@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from winnow.pipelines import open_run
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -80,7 +79,9 @@ def published(out: Path) -> dict[str, str]:
             root = Path(opened.stage(source, "shards")) if kind == "shards" else out / "dropped" / source
             for path in sorted(root.rglob("*")):
                 if path.is_file() and "records" not in path.parts:
-                    found[f"{kind}/{source}/{path.relative_to(root)}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+                    found[f"{kind}/{source}/{path.relative_to(root)}"] = hashlib.sha256(
+                        path.read_bytes()
+                    ).hexdigest()
     found["mixture.json"] = hashlib.sha256((out / "mixture.json").read_bytes()).hexdigest()
     return found
 
@@ -106,7 +107,9 @@ def descendants(pid: int) -> dict[int, str]:
         for child in children.get(pending.pop(), []):
             pending.append(child)
             try:
-                line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = (
+                    Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             found[child] = line.strip()

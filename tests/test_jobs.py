@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from winnow.pipelines import open_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,20 +34,25 @@ def head(tmp_path_factory: pytest.TempPathFactory):
     # Sockets lie below it, and their paths must be short.
     temporary = Path("/tmp") / f"wj{os.getpid()}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     port, dashboard = free_port(), free_port()
-    log = open(tmp_path_factory.mktemp("head") / "head.log", "w+")
+    log = tmp_path_factory.mktemp("head") / "head.log"
+    output = log.open("w")
     process = subprocess.Popen(
         [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
          "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={temporary}"],
-        env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{dashboard}"
     try:
         deadline = time.monotonic() + 90
         while not answers(f"{address}/api/version", environment["RAY_AUTH_TOKEN"]):
-            assert process.poll() is None, f"ray start ended: {Path(log.name).read_text()[-2000:]}"
-            assert time.monotonic() < deadline, f"no dashboard: {Path(log.name).read_text()[-2000:]}"
+            assert process.poll() is None, f"ray start ended: {log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"no dashboard: {log.read_text()[-2000:]}"
             time.sleep(0.5)
         yield environment, address
     finally:
@@ -58,7 +62,7 @@ def head(tmp_path_factory: pytest.TempPathFactory):
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-        log.close()
+        output.close()
 
 
 def answers(url: str, token: str) -> bool:
@@ -70,7 +74,9 @@ def answers(url: str, token: str) -> bool:
         return False
 
 
-def submit(head, directory: Path, name: str, out: Path) -> tuple[subprocess.CompletedProcess, int | None, str]:
+def submit(
+    head, directory: Path, name: str, out: Path
+) -> tuple[subprocess.CompletedProcess, int | None, str]:
     """Submit a recipe as a user does; (finished command, exit code of the driver, status of the job)."""
     environment, address = head
     job = f"winnow-{name}-{secrets.token_hex(4)}"

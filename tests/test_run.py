@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import sysconfig
 from collections import Counter
@@ -41,11 +42,8 @@ def prose() -> list[str]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError, RecursionError):
             continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (
-                text := ast.get_docstring(node)
-            ):
-                found.append(text)
+        documented = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Module))
+        found += filter(None, map(ast.get_docstring, documented))
     return found
 
 
@@ -249,7 +247,7 @@ def test_samples_spell_the_documents_they_are_made_of(corpus) -> None:
         np.testing.assert_array_equal(got, expected[: len(got)])
         edges = spans[document]
         assert edges[0][0] == 0
-        assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))
         if ended:
             assert edges[-1][1] == len(text.encode())
             whole += 1
@@ -352,7 +350,10 @@ def test_cleaning_leaves_a_run_that_redoes_nothing(corpus, tmp_path: Path) -> No
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     opened = open_run(str(copy))
+    left = Path(opened.stage("code", "tokens")) / ".tokens-00000000.bin.0123.tmp"
+    left.write_bytes(b"what a kill left")
     waste = opened.unreferenced()
+    assert waste[str(left.relative_to(copy))] == 16
     assert any("scatter" in path for path in waste), "what the exchanges left is not referred to"
     for path in waste:
         storage.remove(str(copy / path))

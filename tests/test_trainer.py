@@ -11,7 +11,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
 from winnow.pipelines import open_run, run
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
@@ -91,7 +90,9 @@ def test_an_epoch_draws_the_mixture(corpus, tmp_path: Path) -> None:
     epoch = facts["epoch_rows"]
     assert sum(result["drawn"].values()) == epoch == 2000
     for name, share in SHARES.items():
-        assert abs(result["drawn"][name] - share * epoch) <= 1, "the reader gives the rounding to a random stream"
+        assert abs(result["drawn"][name] - share * epoch) <= 1, (
+            "the reader gives the rounding to a random stream"
+        )
     assert any(s["epochs"] > 1 for s in facts["sources"]), "a source must repeat for this to show anything"
     assert len(set(result["first"])) == 3, "the order is mixed"
     opened = open_run(str(out))
