@@ -11,6 +11,7 @@ not: it would be the same again.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -144,7 +145,7 @@ class Cluster:
         os.environ.update(ONE_THREAD)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self.ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+            self.ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
         except Exception as error:
             where = f"to Ray at {address}" if address else "Ray here"
             verb = "connect" if address else "start"

@@ -169,7 +169,7 @@ def _read(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec
 
 def filter_settings(source: SourcePlan) -> tuple[Any, ...]:
     """The settings of a source's filters, in order."""
-    return tuple(f.settings for f in source.source.filters)
+    return tuple(f.settings for f in source.source.filters)  # type: ignore[attr-defined]
 
 
 def documents_stage(recipe: Recipe, source: SourcePlan) -> Stage:

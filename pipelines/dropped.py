@@ -111,7 +111,9 @@ def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.R
                 if of_filters
                 else None,
             )
-            column = pa.nulls(len(where), tables.ID) if of_filters else survivor.take(take)
+            column = pa.nulls(len(where), tables.ID)
+            if survivor is not None and not of_filters:
+                column = survivor.take(take)
             yield batch.add_column(7, SCHEMA.field("survivor"), column), texts.take(take) if texts else None
 
 
@@ -126,6 +128,7 @@ def _sample(spec: DroppedSpec) -> dict[bytes, str]:
     share = max(1, -(-SAMPLES_PER_FILTER // spec.splits))
     best: dict[str, list[tuple[int, bytes, str]]] = {}
     for batch, texts in _dropped_later(spec, with_text=True):
+        assert texts is not None
         draws = tables.mix(spec.seed ^ SAMPLE_SEED, *tables.id_halves(batch.column("id"))).tolist()
         filters = batch.column("filter").to_pylist()
         for i in _smallest(draws, filters, share):

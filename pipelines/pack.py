@@ -45,7 +45,7 @@ def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
     shard = mds.write_shard(rows, spec.layout, spec.shard)
     del rows
     for file, data in shard.files:
-        outputs.put(f"{spec.split}/{file}", memoryview(data))
+        outputs.put(f"{spec.split}/{file}", memoryview(data))  # type: ignore[arg-type]
     del shard.files[:]
     sizes, prefix = spelling(spec.tokenizer)
     with (

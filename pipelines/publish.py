@@ -257,7 +257,7 @@ def _put_dropped(corpus: Corpus) -> None:
 
 
 def _manifest(corpus: Corpus) -> dict[str, Any]:
-    stages = []
+    stages: list[dict[str, Any]] = []
     for source in corpus.sources.values():
         shuffled, packed = source.shuffled, source.packed
         assert shuffled is not None

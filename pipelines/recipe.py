@@ -124,7 +124,7 @@ def _filter_settings(name: str, given: Any) -> Any:
         return {}
     if not isinstance(given, dict) or name not in FILTERS:
         return given
-    fields = FILTERS[name].model_fields  # type: ignore[attr-defined]
+    fields = FILTERS[name].model_fields  # type: ignore[union-attr]
     return {k: _filter_number(fields[k].annotation, v) if k in fields else v for k, v in given.items()}
 
 

@@ -68,13 +68,14 @@ def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     rows: list[np.ndarray] = []
     payload: list[np.ndarray] = []
-    wire = Wire(ROUTED, FIELDS, np.dtype(spec.dtype))
+    dtype = np.dtype(spec.dtype)
+    wire = Wire(ROUTED, FIELDS, dtype)
     held = 0
 
     def flush() -> None:
         nonlocal held
         all_rows = np.concatenate(rows) if rows else np.empty(0, ROUTED)
-        tokens = np.concatenate(payload) if payload else np.empty(0, wire.payload)
+        tokens = np.concatenate(payload) if payload else np.empty(0, dtype)
         rows.clear()
         payload.clear()
         held = 0
@@ -88,10 +89,9 @@ def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
         for batch in tables.arrow_batches(storage.join(spec.tokens, name("index", split, "arrow"))):
             part = _routed(batch, read, spec)
             tokens = int(part["items"].sum())
-            item = wire.payload.itemsize
-            data = storage.read_range(place, read * item, tokens * item)
+            data = storage.read_range(place, read * dtype.itemsize, tokens * dtype.itemsize)
             rows.append(part)
-            payload.append(np.frombuffer(data, wire.payload))
+            payload.append(np.frombuffer(data, dtype))
             read += tokens
             held += part.nbytes + len(data)
             if held >= spec.run_bytes:

@@ -53,7 +53,7 @@ def tokenizer_task(spec: TokenizerSpec, outputs: Outputs) -> dict[str, Any]:
     except TokenizerError:  # a kind whose pieces do not spell bytes one after the other (unigram, WordPiece)
         pass
     else:
-        outputs.put("piece-bytes", memoryview(sizes.astype("<u4")))
+        outputs.put("piece-bytes", sizes.astype("<u4").tobytes())
     facts = _facts(spec, vocabulary) | {"prefix_bytes": prefix}
     outputs.put("vocabulary.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
     return {"size": vocabulary.size, "max_id": vocabulary.max_id}

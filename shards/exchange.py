@@ -105,7 +105,7 @@ def payload_take(payload: np.ndarray, starts: np.ndarray, ends: np.ndarray, orde
     out = np.empty(int(lengths.sum()), payload.dtype)
     if not len(out):
         return out
-    source, target = memoryview(payload).cast("B"), memoryview(out).cast("B")
+    source, target = payload.data.cast("B"), out.data.cast("B")
     stops = np.cumsum(lengths) * item
     begins = stops - lengths * item
     for a, b, c, d in zip(
@@ -137,7 +137,7 @@ def write_run(
     row_starts[0] = 0
     row_starts[1:-1] = np.searchsorted(rows[key], bounds, side="left")
     row_starts[-1] = len(rows)
-    if payload is None:
+    if payload is None or ends is None:
         payload_starts = np.zeros_like(row_starts)
         item = 1
     else:

@@ -114,7 +114,7 @@ class _Builder:
         self.held += size
         self.seen.text_bytes += size
 
-    def lose(self, id_: bytes, reason: str, raw: bytes, size: int) -> None:
+    def lose(self, id_: bytes, reason: str, raw: bytes | bytearray, size: int) -> None:
         self.seen.rows += 1
         kept = bytes(raw[:RAW_KEPT])
         self.lost.append(Lost(id_, reason, kept, size))
@@ -306,7 +306,7 @@ def _parquet_texts(column: pa.Array) -> list[bytes | str]:
     return ["wrong-type" if v is None else v for v in column.cast(pa.large_binary()).to_pylist()]
 
 
-def _is_utf8(data: bytes) -> bool:
+def _is_utf8(data: bytes | bytearray) -> bool:
     try:
         data.decode()
     except UnicodeDecodeError:
