@@ -1,6 +1,6 @@
 """Input for the benchmarks: documents of real text as plain JSONL, from a folder of `*.jsonl.zst` files.
 
-Every document is used once. A folder is a source; its rows have a column `text`.
+Every document is used once; its text is the column `text`, or `html` where there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import zstandard
 
 PROSE = ("books_en", "web_prose", "textbooks", "wiki", "docs_en")
-OTHER = ("code", "tex", "web_docs_multi", "books_multi", "readmes", "instruct", "math", "licences")
+OTHER = ("code", "tex", "web_docs_multi", "books_multi", "readmes", "instruct", "math", "licences", "low_quality",
+         "web_crawl_text", "web_html_mdn")  # fmt: skip
 
 
 def write_sources(corpora: Path, out: Path, megabytes: float) -> dict[str, int]:
@@ -30,7 +31,7 @@ def write_sources(corpora: Path, out: Path, megabytes: float) -> dict[str, int]:
                     with zstandard.open(path, "rt", encoding="utf-8") as lines:
                         for line in lines:
                             row = json.loads(line)
-                            text = row.get("text")
+                            text = row.get("text") or row.get("html")
                             if text and size + sum(written.values()) < whole:
                                 file.write(
                                     json.dumps({"text": text, "id": row.get("id")}, ensure_ascii=False) + "\n"

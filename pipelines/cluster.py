@@ -43,12 +43,23 @@ class Task:
     spec: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A task that is to run now."""
+
+    request: int
+    """Which of the stages that run side by side it belongs to."""
+    location: str
+    """Of its stage."""
+    task: Task
+
+
 class TaskError(RuntimeError):
     """A task failed for good; `cause` is what it raised."""
 
-    def __init__(self, index: int, cause: BaseException):
-        super().__init__(f"task {index}: {cause}")
-        self.index = index
+    def __init__(self, job: Job, cause: BaseException):
+        super().__init__(f"task {job.task.index}: {cause}")
+        self.job = job
         self.cause = cause
 
 
@@ -57,13 +68,13 @@ class Inline:
 
     workers = 1
 
-    def map(self, location: str, tasks: Iterable[Task]) -> Iterator[Record | None]:
-        """Yield each task's record as it is finished; None now and then, so that the caller can show progress."""
-        for task in tasks:
+    def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
+        """Yield (request, record) as each job is finished. Raises TaskError."""
+        for job in jobs:
             try:
-                yield perform(location, task.index, task.function, task.spec)
+                yield job.request, perform(job.location, job.task.index, job.task.function, job.task.spec)
             except Exception as error:
-                raise TaskError(task.index, error) from error
+                raise TaskError(job, error) from error
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -180,44 +191,46 @@ class Cluster:
             if version != sys.version:
                 raise ClusterError(f"a node runs Python {version}, the driver {sys.version}")
 
-    def map(self, location: str, tasks: Iterable[Task]) -> Iterator[Record | None]:
-        """Yield records as tasks finish, in no order; None at least once a second. Raises TaskError, ClusterError."""
-        ray = self.ray
-        waiting: dict[Any, int] = {}
-        source = iter(tasks)
+    def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
+        """Yield (request, record) as jobs finish, in no order; None at least once a second.
+
+        Raises TaskError, ClusterError.
+        """
+        waiting: dict[Any, Job] = {}
+        source = iter(jobs)
         exhausted = False
         while True:
             while not exhausted and len(waiting) < self.workers * IN_FLIGHT_PER_WORKER:
-                task = next(source, None)
-                if task is None:
+                job = next(source, None)
+                if job is None:
                     exhausted = True
                     break
-                waiting[self.task.remote(location, task.index, task.function, task.spec)] = task.index
+                task = job.task
+                waiting[self.task.remote(job.location, task.index, task.function, task.spec)] = job
             if not waiting:
                 return
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
+            ready, _ = self.ray.wait(list(waiting), num_returns=1, timeout=0.2)
             if not ready:
                 yield None
                 continue
             for ref in ready:
-                index = waiting.pop(ref)
-                yield self._result(ref, index)
+                job = waiting.pop(ref)
+                yield job.request, self._result(ref, job)
 
-    def _result(self, ref: Any, index: int) -> Record:
+    def _result(self, ref: Any, job: Job) -> Record:
         exceptions = self.ray.exceptions
         try:
             return self.ray.get(ref)
         except exceptions.RayTaskError as error:
-            raise TaskError(index, error.cause or error) from error
+            raise TaskError(job, error.cause or error) from error
         except (
             exceptions.WorkerCrashedError,
             exceptions.OutOfMemoryError,
             exceptions.NodeDiedError,
         ) as error:
             message = str(error).strip().splitlines()[0]
-            raise TaskError(
-                index, RuntimeError(f"its worker died {RETRIES + 1} times ({message})")
-            ) from error
+            died = RuntimeError(f"its worker died {RETRIES + 1} times ({message})")
+            raise TaskError(job, died) from error
         except exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
             raise ClusterError(

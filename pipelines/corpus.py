@@ -16,15 +16,15 @@ from typing import Any
 
 from winnow.pipelines import documents, dropped, exact, lease, pack, publish, stream, tokens
 from winnow.pipelines.cluster import Cluster, Inline, Task
-from winnow.pipelines.engine import Done, Engine, RunError
+from winnow.pipelines.engine import Done, Engine, Request, RunError
 from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Record, Stage, total
+from winnow.pipelines.records import Record, Stage, completed, describe, perform, total
 from winnow.shards import mds, storage
 from winnow.shards.inputs import InputError
-from winnow.tokenize.encoder import BackendChoice, Encoder, Vocabulary, choose_backend
-from winnow.tokenize.source import TokenizerError, resolve
+from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
+from winnow.tokenize.source import TokenizerError, TokenizerSource, resolve
 
 STAGES = ("documents", "filters", "dedup", "tokens", "stream", "shards")
 """What `--until` takes."""
@@ -55,8 +55,8 @@ class Corpus:
     location: str
     recipe: Recipe
     sources: dict[str, SourceRun]
-    tokenizer: Done | None = None
-    vocabulary: Vocabulary | None = None
+    tokenizer: Done
+    vocabulary: Vocabulary
     backend: BackendChoice | None = None
     mixture: dict[str, Any] | None = None
     """What RUN/mixture.json holds; None when the run was stopped before the shards."""
@@ -92,17 +92,19 @@ def run(
     out = storage.absolute(out)
     _check_name(recipe, out)
     planned = plan(recipe, progress.say)
-    vocabulary, spec = _tokenizer(recipe)
+    source = _tokenizer_source(recipe)
     with lease.Lease(out):
-        publish.begin(out, recipe)
-        executor = Inline() if inline else Cluster(address, workers, recipe.limits.task_memory)
+        engine = Engine(out, Inline(), progress)
         try:
-            engine = Engine(out, executor, progress)
-            return _stages(engine, planned, vocabulary, spec, until)
+            publish.begin(out, recipe)
+            tokenizer = _tokenizer(engine, recipe, source)
+            if not inline:
+                engine.executor = Cluster(address, workers, recipe.limits.task_memory)
+            return _stages(engine, planned, tokenizer, until)
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
-            executor.close()
+            engine.executor.close()
 
 
 def _check_name(recipe: Recipe, out: str) -> None:
@@ -113,27 +115,44 @@ def _check_name(recipe: Recipe, out: str) -> None:
         )
 
 
-def _tokenizer(recipe: Recipe) -> tuple[Vocabulary, tokens.TokenizerSpec]:
-    settings = recipe.tokenizer
+def _tokenizer_source(recipe: Recipe) -> TokenizerSource:
     try:
-        spec = tokens.TokenizerSpec(resolve(settings.name), settings.eos_token, settings.bos_token)
-        vocabulary = tokens.vocabulary_of(spec)
-        Encoder(vocabulary, vocabulary.reference, append=settings.append)
+        return resolve(recipe.tokenizer.name)
     except TokenizerError as error:
         raise recipe.located(("tokenizer", "name"), str(error)) from error
-    return vocabulary, spec
 
 
-def _stages(
-    engine: Engine, planned: Plan, vocabulary: Vocabulary, spec: tokens.TokenizerSpec, until: str | None
-) -> Corpus:
+def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
+    """The tokenizer's stage. It takes a second once, so it is the driver's own work, not Ray's."""
+    settings = recipe.tokenizer
+    spec = tokens.TokenizerSpec(source, settings.eos_token, settings.bos_token)
+    identity = {
+        "name": source.name,
+        "kind": source.kind,
+        "sha256": source.sha256,
+        "eos_token": spec.eos_token,
+        "bos_token": spec.bos_token,
+    }
+    stage = Stage("tokenizer", tokens.VERSION, identity)
+    location = stage.location(engine.run)
+    try:
+        if not completed(location):
+            describe(stage, engine.run)
+            perform(location, 0, tokens.tokenizer_task, spec)
+        check_append(tokens.load_vocabulary(location), settings.append)
+    except TokenizerError as error:
+        raise recipe.located(("tokenizer", "name"), str(error)) from error
+    return engine.perform(stage, [Task(0, tokens.tokenizer_task, spec)])
+
+
+def _stages(engine: Engine, planned: Plan, tokenizer: Done, until: str | None) -> Corpus:
     started = time.perf_counter()
-    recipe = planned.recipe
-    corpus = Corpus(engine.run, recipe, {}, vocabulary=vocabulary)
-    for step in (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack):
-        step(engine, planned, corpus, spec)
-        if until == {"read": "documents", "filter": "filters", "deduplicate": "dedup", "tokenize": "tokens",
-                     "shuffle": "stream", "pack": "shards"}[step.__name__.strip("_")]:  # fmt: skip
+    vocabulary = tokens.load_vocabulary(tokenizer.location)
+    corpus = Corpus(engine.run, planned.recipe, {}, tokenizer, vocabulary)
+    steps = (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack)
+    for stage, step in zip(STAGES, steps, strict=True):
+        step(engine, planned, corpus)
+        if stage == until:
             break
     else:
         check_conservation(corpus)
@@ -144,26 +163,22 @@ def _stages(
         corpus.redone[done.stage.name] = done.redone
         if done.redone:
             kind = done.stage.kind
-            corpus.cpu_seconds[kind] = corpus.cpu_seconds.get(kind, 0.0) + sum(
-                r.cpu_seconds for r in done.records
-            )
+            seconds = sum(r.cpu_seconds for r in done.records)
+            corpus.cpu_seconds[kind] = corpus.cpu_seconds.get(kind, 0.0) + seconds
     return corpus
 
 
-def _read(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec) -> None:
+def _read(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     recipe = planned.recipe
+    requests = []
     for source in planned.sources:
-        filters = filter_settings(source)
+        filters, keep_text = filter_settings(source), recipe.dropped_text == "all"
         stage = documents_stage(recipe, source)
-        keep_text = recipe.dropped_text == "all"
-        tasks = [
-            Task(
-                s.index, documents.documents_task, documents.DocumentsSpec(s, source.read, filters, keep_text)
-            )
-            for s in source.splits
-        ]
+        specs = [documents.DocumentsSpec(s, source.read, filters, keep_text) for s in source.splits]
+        tasks = [Task(s.split.index, documents.documents_task, s) for s in specs]
         publish.put_listing(engine.run, stage, source)
-        done = engine.perform(stage, tasks, _bad_rows_check(recipe, source))
+        requests.append(Request(stage, tasks, _bad_rows_check(recipe, source)))
+    for source, done in zip(planned.sources, engine.perform_all(requests), strict=True):
         corpus.sources[source.name] = SourceRun(source, done, done)
 
 
@@ -216,26 +231,24 @@ def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], No
     return check
 
 
-def _filter(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec) -> None:
+def _filter(engine: Engine, planned: Plan, corpus: Corpus) -> None:
+    requests = []
     for source in corpus.sources.values():
-        filters = filter_settings(source.plan)
+        filters, read = filter_settings(source.plan), source.documents
         rules = documents.segments(filters)[-1].rules
         settings = {"rules": [[r.name, r.minimum, r.maximum] for r in rules]}
-        stage = Stage(
-            f"filters.{source.name}", documents.FILTERS_VERSION, settings, (source.documents.stage.directory,)
-        )
-        location = source.documents.location
-        source.filters = engine.perform(
-            stage,
-            [
-                Task(s.index, documents.filters_task, documents.FiltersSpec(s.index, location, filters))
-                for s in source.plan.splits
-            ],
-        )
+        name = f"filters.{source.name}"
+        stage = Stage(name, documents.FILTERS_VERSION, settings, (read.stage.directory,))
+        specs = [documents.FiltersSpec(s.index, read.location, filters) for s in source.plan.splits]
+        requests.append(Request(stage, [Task(s.split, documents.filters_task, s) for s in specs]))
+    for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
+        source.filters = done
 
 
-def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec) -> None:
-    for group in planned.recipe.dedup_groups():
+def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
+    works = []
+    groups = planned.recipe.dedup_groups()
+    for group in groups:
         members = [corpus.sources[n] for n in group]
         inputs: list[exact.Input] = []
         kept: list[Record] = []
@@ -254,71 +267,58 @@ def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.Tokeni
                 )
             kept += source.filters.records
         upstream = [s.filters.stage for s in members]
-        done = exact.deduplicate(engine, group, inputs, upstream, planned.recipe.limits.partition_bytes, kept)
-        for source in members:
-            source.exact = done
+        limit = planned.recipe.limits.partition_bytes
+        works.append(exact.deduplicate(engine, group, inputs, upstream, limit, kept))
+    for group, done in zip(groups, engine.together(*works), strict=True):
+        for name in group:
+            corpus.sources[name].exact = done
 
 
-def _tokenize(engine: Engine, planned: Plan, corpus: Corpus, spec: tokens.TokenizerSpec) -> None:
-    recipe = planned.recipe
-    assert corpus.vocabulary is not None
-    facts = {"sha256": spec.source.sha256, "kind": spec.source.kind, "name": spec.source.name,
-             "eos_token": spec.eos_token, "bos_token": spec.bos_token}  # fmt: skip
-    tokenizer = engine.perform(
-        Stage("tokenizer", tokens.VERSION, facts), [Task(0, tokens.tokenizer_task, spec)]
-    )
-    corpus.tokenizer = tokenizer
+def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:
+    append = planned.recipe.tokenizer.append
     corpus.backend = choose_backend(corpus.vocabulary)
-    engine.progress.say(f"tokenizer {spec.source.name}: {corpus.backend.reason}")
+    engine.progress.say(f"tokenizer {planned.recipe.tokenizer.name}: {corpus.backend.reason}")
+    requests = []
     for source in corpus.sources.values():
-        upstream = [source.filters.stage.directory, tokenizer.stage.directory]
+        upstream = [source.filters.stage.directory, corpus.tokenizer.stage.directory]
         if source.exact:
             upstream.append(source.exact.stage.directory)
-        stage = Stage(
-            f"tokens.{source.name}", tokens.VERSION, {"append": recipe.tokenizer.append}, tuple(upstream)
-        )
-        tasks = [
-            Task(
-                r.index,
-                tokens.tokens_task,
-                tokens.TokensSpec(
-                    source.name,
-                    r.index,
-                    r.counts["documents"],
-                    source.documents.location,
-                    source.filters.location,
-                    source.exact.location if source.exact else None,
-                    tokenizer.location,
-                    corpus.backend.name,
-                    recipe.tokenizer.append,
-                ),
+        stage = Stage(f"tokens.{source.name}", tokens.VERSION, {"append": append}, tuple(upstream))
+        specs = [
+            tokens.TokensSpec(
+                source=source.name,
+                split=record.index,
+                rows=record.counts["documents"],
+                documents=source.documents.location,
+                filters=source.filters.location,
+                exact=source.exact.location if source.exact else None,
+                tokenizer=corpus.tokenizer.location,
+                backend=corpus.backend.name,
+                append=append,
             )
-            for r in source.documents.records
+            for record in source.documents.records
         ]
-        source.tokens = engine.perform(stage, tasks)
+        requests.append(Request(stage, [Task(s.split, tokens.tokens_task, s) for s in specs]))
+    for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
+        source.tokens = done
 
 
-def _shuffle(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec) -> None:
+def _shuffle(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     recipe = planned.recipe
-    assert corpus.vocabulary is not None
+    works = []
     for source in corpus.sources.values():
         assert source.tokens is not None
         heldout = source.plan.source.heldout
-        source.shuffled = stream.shuffle(
-            engine,
-            source.name,
-            source.tokens,
-            corpus.vocabulary.dtype,
-            recipe.seed,
-            heldout.fraction if heldout else 0.0,
-            recipe.limits.partition_bytes,
-        )
+        fraction = heldout.fraction if heldout else 0.0
+        limit = recipe.limits.partition_bytes
+        dtype = corpus.vocabulary.dtype
+        works.append(stream.shuffle(engine, source.name, source.tokens, dtype, recipe.seed, fraction, limit))
+    for source, shuffled in zip(corpus.sources.values(), engine.together(*works), strict=True):
+        source.shuffled = shuffled
 
 
-def _pack(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec) -> None:
+def _pack(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     recipe = planned.recipe
-    assert corpus.vocabulary is not None
-    assert corpus.tokenizer is not None
     try:
         layout = mds.Layout(
             dtype=corpus.vocabulary.dtype,
@@ -329,37 +329,38 @@ def _pack(engine: Engine, planned: Plan, corpus: Corpus, _: tokens.TokenizerSpec
         )
     except ValueError as error:
         raise recipe.located(("shards", "size_limit"), str(error)) from error
+    works = []
     for source in corpus.sources.values():
         assert source.shuffled is not None
-        source.packed = pack.pack(engine, source.name, source.shuffled, layout, corpus.tokenizer)
+        works.append(pack.pack(source.name, source.shuffled, layout, corpus.tokenizer))
+    for source, packed in zip(corpus.sources.values(), engine.together(*works), strict=True):
+        source.packed = packed
 
 
 def _report_dropped(engine: Engine, corpus: Corpus) -> None:
     recipe = corpus.recipe
+    requests = []
     for source in corpus.sources.values():
-        filters = filter_settings(source.plan)
         settings = {"text": recipe.dropped_text, "seed": recipe.seed}
         upstream = [source.filters.stage.directory] + ([source.exact.stage.directory] if source.exact else [])
         stage = Stage(f"dropped.{source.name}", dropped.VERSION, settings, tuple(upstream))
-        tasks = [
-            Task(
-                s.index,
-                dropped.dropped_task,
-                dropped.DroppedSpec(
-                    source.name,
-                    s.index,
-                    len(source.plan.splits),
-                    source.documents.location,
-                    source.filters.location,
-                    source.exact.location if source.exact else None,
-                    filters,
-                    recipe.dropped_text,
-                    recipe.seed,
-                ),
+        specs = [
+            dropped.DroppedSpec(
+                source=source.name,
+                split=split.index,
+                splits=len(source.plan.splits),
+                documents=source.documents.location,
+                filters=source.filters.location,
+                exact=source.exact.location if source.exact else None,
+                settings=filter_settings(source.plan),
+                text=recipe.dropped_text,
+                seed=recipe.seed,
             )
-            for s in source.plan.splits
+            for split in source.plan.splits
         ]
-        source.dropped = engine.perform(stage, tasks)
+        requests.append(Request(stage, [Task(s.split, dropped.dropped_task, s) for s in specs]))
+    for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
+        source.dropped = done
 
 
 def check_conservation(corpus: Corpus) -> None:

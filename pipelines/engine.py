@@ -6,11 +6,11 @@ The engine trusts what is recorded, runs what is missing, and holds records, nev
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from winnow.pipelines.cluster import Task, TaskError
+from winnow.pipelines.cluster import Job, Task, TaskError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.records import Record, Stage, completed, describe
 from winnow.shards.inputs import InputError
@@ -20,10 +20,24 @@ class RunError(RuntimeError):
     """The run stopped; what is recorded stays, and the same command continues it."""
 
 
+T = TypeVar("T")
+Check = Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A stage that is wanted."""
+
+    stage: Stage
+    tasks: Sequence[Task]
+    check: Check | None = None
+    """Sees every record of the stage, and may raise to stop the run."""
+
+
 class Executor(Protocol):
     workers: int
 
-    def map(self, location: str, tasks: Sequence[Task]): ...
+    def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Record] | None]: ...
 
     def close(self) -> None: ...
 
@@ -39,6 +53,11 @@ class Done:
     redone: int
     """Tasks that ran now; the others were recorded before."""
     seconds: float
+    """Of the stages that ran side by side with it, too."""
+
+
+Work = Generator[Request, Done, T]
+"""A chain of stages, each depending on what the one before left."""
 
 
 @dataclass
@@ -50,40 +69,64 @@ class Engine:
     progress: Progress
     done: dict[str, Done] = field(default_factory=dict)
 
-    def perform(
-        self, stage: Stage, tasks: Sequence[Task], check: Callable[[Record], None] | None = None
-    ) -> Done:
-        """Bring a stage to completion; `check` sees every record and may raise to stop the run.
+    def perform(self, stage: Stage, tasks: Sequence[Task], check: Check | None = None) -> Done:
+        """Bring one stage to completion; see `perform_all`."""
+        return self.perform_all([Request(stage, tasks, check)])[0]
+
+    def together(self, *works: Work[T]) -> list[T]:
+        """Carry out several chains of stages side by side, so that one's few last tasks do not leave cores idle.
+
+        A work yields the `Request` it needs next and is given its `Done`; what it returns is collected.
+        """
+        results: dict[int, T] = {}
+        answers: dict[int, Done | None] = dict.fromkeys(range(len(works)))
+        while answers:
+            requests: dict[int, Request] = {}
+            for i, answer in answers.items():
+                try:
+                    requests[i] = works[i].send(answer) if answer else next(works[i])
+                except StopIteration as stop:
+                    results[i] = stop.value
+            answers = dict(zip(requests, self.perform_all(list(requests.values())), strict=True))
+        return [results[i] for i in range(len(works))]
+
+    def perform_all(self, requests: Sequence[Request]) -> list[Done]:
+        """Bring stages to completion, their tasks side by side; checks see every record and may stop the run.
 
         Raises InputError for input that cannot be used, RunError for a task that failed for good.
         """
-        location = stage.location(self.run)
+        if not requests:
+            return []
         started = time.perf_counter()
-        records = completed(location)
-        missing = [t for t in tasks if t.index not in records]
-        for task in tasks:
-            if check and task.index in records:
-                check(records[task.index])
-        if missing or not tasks:
-            describe(stage, self.run)
-        self.progress.begin(stage.name, len(tasks), len(tasks) - len(missing))
-        for record in self._records(stage, location, missing):
-            if record is None:
+        known = [completed(r.stage.location(self.run)) for r in requests]
+        jobs: list[Job] = []
+        for i, (request, records) in enumerate(zip(requests, known, strict=True)):
+            missing = [t for t in request.tasks if t.index not in records]
+            if missing or not request.tasks:
+                describe(request.stage, self.run)
+            if request.check:
+                for record in records.values():
+                    request.check(record)
+            jobs += [Job(i, request.stage.location(self.run), task) for task in missing]
+        names = [r.stage.name for r in requests]
+        n_tasks = sum(len(r.tasks) for r in requests)
+        self.progress.begin(_label(names), n_tasks, n_tasks - len(jobs))
+        for answer in self._records(requests, jobs):
+            if answer is None:
                 self.progress.tick()
                 continue
-            records[record.index] = record
+            i, record = answer
+            known[i][record.index] = record
             self.progress.advance(record)
-            if check:
+            if check := requests[i].check:
                 check(record)
-        result = Done(
-            stage,
-            location,
-            [records[t.index] for t in tasks],
-            len(missing),
-            time.perf_counter() - started,
-        )
-        self.done[stage.name] = result
-        return result
+        seconds = time.perf_counter() - started
+        for i, request in enumerate(requests):
+            in_order = [known[i][t.index] for t in request.tasks]
+            redone = sum(job.request == i for job in jobs)
+            done = Done(request.stage, request.stage.location(self.run), in_order, redone, seconds)
+            self.done[request.stage.name] = done
+        return [self.done[name] for name in names]
 
     def finished(self, stage: Stage, n_tasks: int) -> Done | None:
         """The stage, if all its tasks are recorded already: what led to it need not be there any more."""
@@ -95,11 +138,22 @@ class Engine:
         done = self.done[stage.name] = Done(stage, location, [records[i] for i in range(n_tasks)], 0, 0.0)
         return done
 
-    def _records(self, stage: Stage, location: str, tasks: Sequence[Task]):
+    def _records(
+        self, requests: Sequence[Request], jobs: Sequence[Job]
+    ) -> Iterator[tuple[int, Record] | None]:
         try:
-            yield from self.executor.map(location, tasks)
+            yield from self.executor.map(jobs)
         except TaskError as error:
-            cause = error.cause
+            name, cause = requests[error.job.request].stage.name, error.cause
             if isinstance(cause, InputError):
-                raise InputError(f"{stage.name}: {cause}") from error
-            raise RunError(f"{stage.name}, task {error.index}: {type(cause).__name__}: {cause}") from error
+                raise InputError(f"{name}: {cause}") from error
+            index = error.job.task.index
+            raise RunError(f"{name}, task {index}: {type(cause).__name__}: {cause}") from error
+
+
+def _label(names: Sequence[str]) -> str:
+    """One name for stages that run side by side: `tokens of 5 sources`."""
+    if len(names) == 1:
+        return names[0]
+    kinds = sorted({n.split(".", 1)[0] for n in names})
+    return f"{', '.join(kinds)} of {len(names)} sources"

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import kept_by_filters, name
-from winnow.pipelines.engine import Done, Engine
+from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
 from winnow.pipelines.records import Outputs, Record, Stage
 from winnow.shards import exchange, tables
@@ -187,7 +187,7 @@ def deduplicate(
     upstream: Sequence[Stage],
     partition_bytes: int,
     kept: Sequence[Record],
-) -> Done:
+) -> Work[Done]:
     """Run exact dedup over the splits of a group of sources (`inputs` in survivors' order).
 
     `kept` are the records of the filters stages, in the order of `inputs`: they say how many documents each
@@ -218,16 +218,16 @@ def deduplicate(
     for i, (a, b) in enumerate(exchange.group_by_bytes(sizes, partition_bytes)):
         numbered = tuple((k, inputs[k]) for k in range(a, b))
         tasks.append(Task(i, scatter_task, ScatterSpec(i, numbered, coarse, run_rows)))
-    first = engine.perform(scatter, tasks)
-    parts = further_rounds(engine, first, scattered[1:], HASHES, out, out_bounds, partition_bytes)
+    first = yield Request(scatter, tasks)
+    parts = yield from further_rounds(first, scattered[1:], HASHES, out, out_bounds, partition_bytes)
 
     coarse = exchange.coarse_bounds(back_bounds, back.fanouts, 0)
     tasks = [Task(p, reduce_task, ReduceSpec(p, tuple(parts[p]), coarse)) for p in range(out.partitions)]
-    first = engine.perform(reduce, tasks)
-    parts = further_rounds(engine, first, reduced[1:], VERDICTS, back, back_bounds, partition_bytes)
+    first = yield Request(reduce, tasks)
+    parts = yield from further_rounds(first, reduced[1:], VERDICTS, back, back_bounds, partition_bytes)
 
     tasks = []
     for i, (a, b) in enumerate(blocks):
         splits = tuple((k, group[inputs[k].source], inputs[k].split, inputs[k].rows) for k in range(a, b))
         tasks.append(Task(i, verdict_task, VerdictSpec(tuple(parts[i]), splits, tuple(group))))
-    return engine.perform(final, tasks)
+    return (yield Request(final, tasks))

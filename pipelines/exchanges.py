@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from winnow.pipelines.cluster import Task
-from winnow.pipelines.engine import Done, Engine
+from winnow.pipelines.engine import Done, Request, Work
 from winnow.pipelines.records import Outputs, Record, Stage
 from winnow.shards import exchange, storage
 
@@ -114,14 +114,13 @@ def round_stages(first: Stage, rounds: exchange.Rounds, partition_bytes: int) ->
 
 
 def further_rounds(
-    engine: Engine,
     first: Done,
     stages: Sequence[Stage],
     wire: Wire,
     rounds: exchange.Rounds,
     bounds: np.ndarray,
     partition_bytes: int,
-) -> list[list[Part]]:
+) -> Work[list[list[Part]]]:
     """Carry out rounds 2, 3, …; returns what each final partition reads.
 
     `first` is the finished first round, whose runs are divided at
@@ -143,7 +142,7 @@ def further_rounds(
                 spec = RescatterSpec(tuple(parts[a:b]), wire, inner, f"run-{index:08d}.bin")
                 tasks.append(Task(index, rescatter_task, spec))
                 owners.append(group)
-        done = engine.perform(stage, tasks)
+        done = yield Request(stage, tasks)
         finer: list[list[Part]] = [[] for _ in range(len(by_group) * fanout)]
         for owner, run in zip(owners, run_files(done.location, done.records), strict=True):
             for p in range(fanout):

@@ -15,7 +15,7 @@ from typing import Any
 
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name
-from winnow.pipelines.engine import Done, Engine
+from winnow.pipelines.engine import Done, Request, Work
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.stream import ROWS, Shuffled
 from winnow.pipelines.tokens import spelling
@@ -95,7 +95,7 @@ class Packed:
         return sum(e["samples"] for e in self.entries[split])
 
 
-def pack(engine: Engine, source: str, shuffled: Shuffled, layout: mds.Layout, tokenizer: Done) -> Packed:
+def pack(source: str, shuffled: Shuffled, layout: mds.Layout, tokenizer: Done) -> Work[Packed]:
     """Write the shards of one source and, when all are there, the index of each split."""
     settings = {
         "dtype": layout.dtype,
@@ -117,7 +117,7 @@ def pack(engine: Engine, source: str, shuffled: Shuffled, layout: mds.Layout, to
             part = token_stream.TokenStream(touched, stream.dtype, stream.row_dtype)
             spec = ShardSpec(split, shard, first, last, part, layout, tokenizer.location)
             tasks.append(Task(len(tasks), shard_task, spec))
-    done = engine.perform(stage, tasks)
+    done = yield Request(stage, tasks)
     entries: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for record in done.records:
         entries[record.counts["split"]].append(record.counts["entry"])

@@ -133,7 +133,6 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
             "effective_tokens": share.effective_tokens,
             "epochs": share.epochs,
         }
-    assert corpus.vocabulary is not None
     return {
         "schema": SCHEMA_VERSION,
         "name": recipe.name,
@@ -266,7 +265,6 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
         for done in (*parts, source.dropped):
             if done is not None and all(s["directory"] != done.stage.directory for s in stages):
                 stages.append(_stage_facts(done.stage, done.records))
-    assert corpus.tokenizer is not None
     assert corpus.backend is not None
     stages.append(_stage_facts(corpus.tokenizer.stage, corpus.tokenizer.records))
     inputs = [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name
-from winnow.pipelines.engine import Done, Engine
+from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
 from winnow.pipelines.records import Outputs, Record, Stage
 from winnow.shards import exchange, storage, tables
@@ -65,38 +65,39 @@ class ScatterSpec:
 
 def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
     """Write the documents of some splits, in stream order, as runs of about `run_bytes`."""
-    runs: list[dict[str, Any]] = []
-    rows: list[np.ndarray] = []
-    payload: list[np.ndarray] = []
     dtype = np.dtype(spec.dtype)
     wire = Wire(ROUTED, FIELDS, dtype)
-    held = 0
+    runs: list[dict[str, Any]] = []
+    rows: list[np.ndarray] = []
+    # Tokens are read into their place: in large pieces memory costs more to get than to fill.
+    buffer = np.empty(0, dtype)
+    filled = 0
 
     def flush() -> None:
-        nonlocal held
+        nonlocal filled
         all_rows = np.concatenate(rows) if rows else np.empty(0, ROUTED)
-        tokens = np.concatenate(payload) if payload else np.empty(0, dtype)
+        run = f"run-{spec.index:08d}-{len(runs)}.bin"
+        runs.append(write_run(outputs, run, wire, all_rows, spec.bounds, buffer[:filled]))
         rows.clear()
-        payload.clear()
-        held = 0
-        runs.append(
-            write_run(outputs, f"run-{spec.index:08d}-{len(runs)}.bin", wire, all_rows, spec.bounds, tokens)
-        )
+        filled = 0
 
+    left = sum(tokens for _, tokens in spec.splits)
     for split, _ in spec.splits:
         place = storage.join(spec.tokens, name("tokens", split, "bin"))
         read = 0
         for batch in tables.arrow_batches(storage.join(spec.tokens, name("index", split, "arrow"))):
             part = _routed(batch, read, spec)
             tokens = int(part["items"].sum())
-            data = storage.read_range(place, read * dtype.itemsize, tokens * dtype.itemsize)
-            rows.append(part)
-            payload.append(np.frombuffer(data, dtype))
-            read += tokens
-            held += part.nbytes + len(data)
-            if held >= spec.run_bytes:
+            if filled and filled + tokens > len(buffer):
                 flush()
-    if held or not runs:
+            if tokens > len(buffer):
+                buffer = np.empty(max(tokens, min(left, spec.run_bytes // dtype.itemsize)), dtype)
+            exchange.read_array(place, read * dtype.itemsize, buffer[filled : filled + tokens])
+            rows.append(part)
+            read += tokens
+            left -= tokens
+            filled += tokens
+    if rows or not runs:
         flush()
     return {"runs": runs}
 
@@ -153,7 +154,7 @@ class Shuffled:
 
 def shuffle(
     engine: Engine, source: str, tokens: Done, dtype: str, seed: int, heldout: float, partition_bytes: int
-) -> Shuffled:
+) -> Work[Shuffled]:
     """Put one source's tokens in stream order; `tokens` is its finished tokens stage."""
     item = np.dtype(dtype).itemsize
     sizes = [r.counts["tokens"] * item + r.counts["documents"] * ROUTED.itemsize for r in tokens.records]
@@ -176,8 +177,8 @@ def shuffle(
         splits = tuple((r.index, r.counts["tokens"]) for r in tokens.records[a:b])
         spec = ScatterSpec(i, tokens.location, splits, dtype, seed, heldout, coarse, partition_bytes)
         tasks.append(Task(i, scatter_task, spec))
-    first = engine.perform(scatter, tasks)
+    first = yield Request(scatter, tasks)
     wire = Wire(ROUTED, FIELDS, np.dtype(dtype))
-    parts = further_rounds(engine, first, scattered[1:], wire, rounds, bounds, partition_bytes)
+    parts = yield from further_rounds(first, scattered[1:], wire, rounds, bounds, partition_bytes)
     gathers = [Task(p, gather_task, GatherSpec(p, tuple(parts[p]), dtype)) for p in range(rounds.partitions)]
-    return Shuffled(engine.perform(final, gathers), bounds, train)
+    return Shuffled((yield Request(final, gathers)), bounds, train)

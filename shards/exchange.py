@@ -182,15 +182,18 @@ class Run:
             raise ValueError(f"{self.location}: items of {self.item_bytes} bytes, not {payload.itemsize}")
         first, last = (int(x) for x in self.row_starts[partition : partition + 2])
         base = int(self.payload_starts[-1]) * self.item_bytes
-        rows = np.frombuffer(
-            storage.read_range(self.location, base + first * self.row_bytes, (last - first) * self.row_bytes),
-            dtype,
-        )
+        rows = read_array(self.location, base + first * self.row_bytes, np.empty(last - first, dtype))
         if payload is None:
             return rows, None
         first, last = (int(x) for x in self.payload_starts[partition : partition + 2])
-        data = storage.read_range(self.location, first * self.item_bytes, (last - first) * self.item_bytes)
-        return rows, np.frombuffer(data, payload)
+        return rows, read_array(self.location, first * self.item_bytes, np.empty(last - first, payload))
+
+
+def read_array(location: str, start: int, out: np.ndarray) -> np.ndarray:
+    """Fill a contiguous array from byte `start` of a file, and return it. Raises OSError when the file is too short."""
+    if out.nbytes:
+        storage.read_into(location, start, out.view(np.uint8).data)
+    return out
 
 
 def open_run(location: str, size: int, partitions: int) -> Run:

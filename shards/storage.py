@@ -76,23 +76,26 @@ def read_bytes(location: str) -> bytes:
 
 def read_range(location: str, start: int, length: int) -> bytes:
     """`length` bytes from byte `start`. Raises OSError when the file ends before them."""
+    data = bytearray(length)
+    read_into(location, start, memoryview(data))
+    return bytes(data)
+
+
+def read_into(location: str, start: int, target: memoryview) -> None:
+    """Fill `target` (bytes) from byte `start`: no copy on the way. Raises OSError when the file ends too early."""
+    filled, length = 0, len(target)
     if is_local(location):
         with open(local_path(location), "rb", buffering=0) as file:
             file.seek(start)
-            parts, missing = [], length
-            while missing:
-                part = file.read(missing)
-                if not part:
-                    break
-                parts.append(part)
-                missing -= len(part)
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-    else:
+            while filled < length and (n := file.readinto(target[filled:])):
+                filled += n
+    elif length:
         fs, path = filesystem(location)
         data = fs.cat_file(path, start=start, end=start + length)
-    if len(data) != length:
-        raise OSError(f"{location}: {length} bytes wanted at {start}, {len(data)} there")
-    return data
+        filled = len(data)
+        target[:filled] = data
+    if filled != length:
+        raise OSError(f"{location}: {length} bytes wanted at {start}, {filled} there")
 
 
 def exists(location: str) -> bool:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from winnow.shards import storage, tables
+from winnow.shards import exchange, storage, tables
 
+BLOCK = 1 << 21
+"""Tokens whose bytes are counted at a time."""
 PROVENANCE_SCHEMA = pa.schema(
     [
         ("sample", pa.uint64()),
@@ -60,12 +62,10 @@ class TokenStream:
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) in one array of the stream's dtype."""
-        dtype = np.dtype(self.dtype)
-        out = np.empty(stop - start, dtype)
+        out = np.empty(stop - start, np.dtype(self.dtype))
         for p in self.overlapping(start, stop):
             a, b = max(start, p.start), min(stop, p.start + p.n_tokens)
-            data = storage.read_range(p.tokens, (a - p.start) * dtype.itemsize, (b - a) * dtype.itemsize)
-            out[a - start : b - start] = np.frombuffer(data, dtype)
+            exchange.read_array(p.tokens, (a - p.start) * out.itemsize, out[a - start : b - start])
         return out
 
     def rows(self, partition: Partition) -> np.ndarray:
@@ -83,7 +83,7 @@ def pieces(
     piece_bytes : integer[ids], bytes of text each id spells, 0 for control tokens; None where the tokenizer's
         pieces do not spell bytes one after the other: byte_start and byte_end are then null.
     prefix_bytes : bytes the tokenizer puts before a text of its own accord (1 for a dummy prefix space).
-    Memory: five bytes a token of [start, stop), and the beginning of a document that is cut at `start`.
+    Memory: `BLOCK` tokens, a partition's rows, and some 60 bytes for each row that is yielded.
     """
     for partition in stream.overlapping(start, stop):
         rows = stream.rows(partition)
@@ -93,17 +93,13 @@ def pieces(
         if not len(inside):
             continue
         begins, ends = begins[inside], ends[inside]
-        first, last = int(begins[0]), int(min(ends[-1], stop))
-        owner, a, b = _cut(begins, np.minimum(ends, last), length)
+        owner, a, b = _cut(begins, np.minimum(ends, stop), length)
         wanted = a >= start
         if piece_bytes is None:
             spans = [pa.nulls(int(wanted.sum()), pa.uint64())] * 2
         else:
-            sizes = piece_bytes[stream.tokens(first, last)]
-            spans = [
-                pa.array(s[wanted])
-                for s in _spelled(sizes, a - first, a == begins[owner], owner, prefix_bytes)
-            ]
+            spelled = _spelled(stream, a, b, piece_bytes)
+            spans = [pa.array(s[wanted]) for s in _spans(spelled, a == begins[owner], owner, prefix_bytes)]
         high, low = (rows[f][inside][owner[wanted]] for f in ("high", "low"))
         yield pa.record_batch(
             [
@@ -117,11 +113,22 @@ def pieces(
         )
 
 
-def _spelled(
-    sizes: np.ndarray, at: np.ndarray, is_first: np.ndarray, owner: np.ndarray, prefix_bytes: int
+def _spelled(stream: TokenStream, a: np.ndarray, b: np.ndarray, piece_bytes: np.ndarray) -> np.ndarray:
+    """int64[pieces]: bytes that the tokens [a, b) of each piece spell; pieces lie one after another."""
+    spelled = np.empty(len(a), np.int64)
+    low = 0
+    while low < len(a):
+        high = max(low + 1, int(np.searchsorted(b, a[low] + BLOCK, side="right")))
+        sizes = piece_bytes[stream.tokens(int(a[low]), int(b[high - 1]))]
+        spelled[low:high] = np.add.reduceat(sizes, a[low:high] - a[low], dtype=np.int64)
+        low = high
+    return spelled
+
+
+def _spans(
+    spelled: np.ndarray, is_first: np.ndarray, owner: np.ndarray, prefix_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(byte_start, byte_end), uint64 each, of pieces that begin at `at` in `sizes`, the bytes of every token."""
-    spelled = np.add.reduceat(sizes, at, dtype=np.int64)
+    """(byte_start, byte_end), uint64 each, of pieces that spell so many bytes, within their documents."""
     total = np.cumsum(spelled)
     before_document = (total - spelled)[is_first][owner]
     byte_end = np.maximum(total - before_document - prefix_bytes, 0)

@@ -146,7 +146,7 @@ def carry_out(run, tasks, wire, rounds, bounds, partition_bytes):
     done = engine.perform(first, [Task(i, scatter, (i, runs, wire, coarse)) for i, runs in enumerate(tasks)])
     stages = exchanges.round_stages(first, rounds, partition_bytes)
     assert len(stages) == len(rounds.fanouts) - 1
-    parts = exchanges.further_rounds(engine, done, stages, wire, rounds, bounds, partition_bytes)
+    (parts,) = engine.together(exchanges.further_rounds(done, stages, wire, rounds, bounds, partition_bytes))
     assert len(parts) == rounds.partitions
     return parts
 

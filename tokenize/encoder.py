@@ -138,21 +138,26 @@ def choose_backend(vocabulary: Vocabulary) -> BackendChoice:
     return BackendChoice("fastokens", f"{fast_name}: same ids as {reference_name} on {len(PROBES)} probes")
 
 
+def check_append(vocabulary: Vocabulary, append: Append) -> None:
+    """Raises TokenizerError where the vocabulary lacks a control token that ``append`` asks for."""
+    if append not in ("eos", "bos", "both", "none"):
+        raise TokenizerError(f"append is {append!r}; it must be eos, bos, both or none")
+    for role, wanted, token_id in (
+        ("bos", append in ("bos", "both"), vocabulary.bos_id),
+        ("eos", append in ("eos", "both"), vocabulary.eos_id),
+    ):
+        if wanted and token_id is None:
+            raise TokenizerError(
+                f"append is {append!r}, but this tokenizer has no {role.upper()}; set {role}_token"
+            )
+
+
 class Encoder:
     """Texts to ids in one process and one thread. Build it where it works (0.2 s); it does not pickle."""
 
     def __init__(self, vocabulary: Vocabulary, backend: BackendName, *, append: Append = "eos") -> None:
         """``append`` is what to put around every document; TokenizerError where the vocabulary lacks it."""
-        if append not in ("eos", "bos", "both", "none"):
-            raise TokenizerError(f"append is {append!r}; it must be eos, bos, both or none")
-        for role, wanted, token_id in (
-            ("bos", append in ("bos", "both"), vocabulary.bos_id),
-            ("eos", append in ("eos", "both"), vocabulary.eos_id),
-        ):
-            if wanted and token_id is None:
-                raise TokenizerError(
-                    f"append is {append!r}, but this tokenizer has no {role.upper()}; set {role}_token"
-                )
+        check_append(vocabulary, append)
         self.vocabulary = vocabulary
         self._bos = vocabulary.bos_id if append in ("bos", "both") else None
         self._eos = vocabulary.eos_id if append in ("eos", "both") else None
