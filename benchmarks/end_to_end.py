@@ -1,6 +1,6 @@
 """Raw text to MDS shards: MB/s and tokens/s per core, and how two workers compare with one.
 
-    python benchmarks/end_to_end.py CORPORA [--mb 200] [--rounds 3]
+    python benchmarks/end_to_end.py CORPORA [--mb 200] [--rounds 3] [--tokenizer NAME]
 
 CORPORA is a folder of folders of `*.jsonl.zst` files with a column `text`. The chain is the thin one: JSONL, Gopher
 quality on the prose, length on the rest, exact dedup across both, one tokenizer, shuffle, 2048, MDS. CPU is
@@ -24,7 +24,7 @@ from process_tree import Cost, measure
 
 RECIPE = """
 name: end-to-end
-tokenizer: {{name: mistral-7b-v0.1}}
+tokenizer: {{name: "{tokenizer}"}}
 sequence: {{length: 2048}}
 sources:
   prose:
@@ -72,7 +72,7 @@ def work(part):
 
 if __name__ == "__main__":
     recipe, out, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    _, spec = corpus._tokenizer(load(recipe))
+    spec = tokens.TokenizerSpec(corpus._tokenizer_source(load(recipe)), None, None)
     kept = storage.join(out, "tokenizer")
     tokens.tokenizer_task(spec, Outputs(kept))
     context = multiprocessing.get_context("spawn")
@@ -91,16 +91,18 @@ def main() -> None:
     parser.add_argument("corpora", type=Path)
     parser.add_argument("--mb", type=float, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokenizer", default="mistral-7b-v0.1", help="a name or path, as in a recipe")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder:
         root = Path(folder)
         sizes = write_sources(args.corpora, root, args.mb)
         recipe = root / "recipe.yaml"
-        recipe.write_text(RECIPE.format(root=root))
+        recipe.write_text(RECIPE.format(root=root, tokenizer=args.tokenizer))
         (root / "bare.py").write_text(BARE)
         (root / "run.py").write_text(RUN)
         print(machine())
-        print(f"input: {', '.join(f'{n} {s / 1e6:.1f} MB' for n, s in sizes.items())}; {args.rounds} rounds")
+        inputs = ", ".join(f"{n} {s / 1e6:.1f} MB" for n, s in sizes.items())
+        print(f"{args.tokenizer}; input: {inputs}; {args.rounds} rounds")
         costs: dict[int, list[tuple[Cost, dict]]] = {1: [], 2: []}
         bare: dict[int, list[float]] = {1: [], 2: []}
         for round_ in range(args.rounds):

@@ -156,7 +156,10 @@ class Cluster:
         os.environ.update(ONE_THREAD)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self.ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
+            # "local" and not None, with which Ray joins whatever cluster this machine happens to run.
+            self.ray.init(
+                address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **here
+            )
         except Exception as error:
             where = f"to Ray at {address}" if address else "Ray here"
             verb = "connect" if address else "start"
