@@ -11,21 +11,31 @@ not: it would be the same again.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.util
 import logging
 import os
+import platform
 import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from winnow.pipelines.records import Record, TaskFunction, perform
+from winnow.shards import storage
 
 RETRIES = 3
 IN_FLIGHT_PER_WORKER = 3
 """Tasks queued for each worker, so that none waits for the driver."""
+WIDTH_SECONDS = 5.0
+"""How often a cluster that grows and shrinks is asked how large it is."""
+NODE_SECONDS = 60.0
+"""What a node may take to show that it is fit for work."""
 OBJECT_STORE_BYTES = 100 << 20
 """Only specifications and records pass through it."""
 
@@ -66,8 +76,6 @@ class TaskError(RuntimeError):
 class Inline:
     """Runs tasks here, one after another."""
 
-    workers = 1
-
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
         """Yield (request, record) as each job is finished. Raises TaskError."""
         for job in jobs:
@@ -93,12 +101,25 @@ def _remote(location: str, index: int, function: TaskFunction, spec: Any) -> Rec
     return perform(location, index, function, spec)
 
 
-def _warm_up() -> str:
+def _show_node(probe: str) -> tuple[str, bool]:
+    """(code version, whether this node sees RUN), after compiling the kernels."""
     quiet_worker()
     from winnow.filters.jit import warm_up
 
     warm_up()
-    return sys.version
+    return code_version(), storage.exists(probe)
+
+
+def code_version() -> str:
+    """What must be the same on every node: Python, and Winnow's own sources."""
+    digest = hashlib.sha256()
+    for room in ("pipelines", "filters", "tokenize", "shards"):
+        spec = importlib.util.find_spec(f"winnow.{room}")
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for path in sorted(Path(folder).glob("*.py")):
+                digest.update(path.read_bytes())
+            break
+    return f"Python {platform.python_version()}, Winnow sources {digest.hexdigest()[:12]}"
 
 
 POOLS = (
@@ -115,12 +136,13 @@ ONE_THREAD = dict.fromkeys(POOLS, "1") | {"TOKENIZERS_PARALLELISM": "false"}
 class Cluster:
     """Tasks on Ray: a cluster that is there (`address`, or RAY_ADDRESS as in a Ray job), or one started here."""
 
-    def __init__(self, address: str | None, workers: int | None, task_memory: int):
+    def __init__(self, run: str, address: str | None, workers: int | None, task_memory: int):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS") or None
-        if address is None and "RAY_AUTH_MODE" not in os.environ:
-            # A cluster of our own gets a token of its own; nothing is written into the home directory.
+        if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+            # A cluster of our own gets a token of its own; nothing is written into the home directory. Ray reads
+            # this when it is imported: with an import before ours it is too late.
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         import ray
@@ -129,18 +151,36 @@ class Cluster:
         self.started = not ray.is_initialized()
         if self.started:
             self._start(address, workers)
-        cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        here = self.started and address is None
-        self.workers = min(workers or cpus, cpus) if here else workers or cpus
+        self.here = self.started and address is None
+        self.limit = workers
         # Workers started here have the settings from us; an environment of its own would cost every
         # worker a second start.
-        options: dict[str, Any] = (
-            {} if here else {"runtime_env": {"env_vars": ONE_THREAD}, "memory": task_memory}
-        )
+        options: dict[str, Any] = {}
+        if not self.here:
+            options = {"runtime_env": {"env_vars": ONE_THREAD}, "memory": task_memory}
+            self._check_memory(task_memory)
         self.task = ray.remote(_remote).options(
             num_cpus=1, max_retries=RETRIES, retry_exceptions=[OSError], **options
         )
-        self._prepare_nodes(options)
+        self._prepare_nodes(run, options)
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks that are Ray's at a time: some for every core there is now, or as many as `--workers` says."""
+        if self.limit and not self.here:
+            return self.limit
+        cpus = max(int(self.ray.cluster_resources().get("CPU", 1)), 1)
+        return cpus * IN_FLIGHT_PER_WORKER
+
+    def _check_memory(self, task_memory: int) -> None:
+        """A request that no node meets would wait for ever; an empty cluster may still grow one that does."""
+        nodes = [n["Resources"] for n in self.ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+        largest = max((n.get("memory", 0) for n in nodes), default=None)
+        if largest is not None and largest < task_memory:
+            raise ClusterError(
+                f"a task asks for {task_memory:,} bytes of memory (limits.task_memory), the largest node has "
+                f"{int(largest):,}; lower it, or start larger nodes"
+            )
 
     def _start(self, address: str | None, workers: int | None) -> None:
         here: dict[str, Any] = {}
@@ -175,24 +215,44 @@ class Cluster:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
 
-    def _prepare_nodes(self, options: dict[str, Any]) -> None:
-        """Compile the kernels once on every node, before workers by the dozen would do it at once."""
+    def _prepare_nodes(self, run: str, options: dict[str, Any]) -> None:
+        """Let every node show that it runs the same code and sees RUN, and compile its kernels once.
+
+        Raises ClusterError naming what differs, or when a node does not answer within `NODE_SECONDS`.
+        """
         ray = self.ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        warm = ray.remote(_warm_up)
-        tasks = [
-            warm.options(
-                num_cpus=1,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True),
-                **options,
-            ).remote()
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU")
-        ]
-        for version in ray.get(tasks):
-            if version != sys.version:
-                raise ClusterError(f"a node runs Python {version}, the driver {sys.version}")
+        probe = storage.join(run, f".probe-{secrets.token_hex(8)}")
+        storage.put_bytes(probe, b"")
+        try:
+            warm = ray.remote(_show_node)
+            nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+            shown = [
+                warm.options(
+                    num_cpus=1,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                    **options,
+                ).remote(probe)
+                for node in nodes
+            ]
+            if shown:
+                _, late = ray.wait(shown, num_returns=len(shown), timeout=NODE_SECONDS)
+                if late:
+                    raise ClusterError(
+                        f"{len(late)} of {len(nodes)} nodes did not answer in {NODE_SECONDS:.0f} s"
+                    )
+            mine = code_version()
+            for node, (version, sees_run) in zip(nodes, ray.get(shown), strict=True):
+                where = node["NodeManagerAddress"]
+                if version != mine:
+                    raise ClusterError(f"node {where} runs {version}, the driver {mine}")
+                if not sees_run:
+                    raise ClusterError(f"{run} is not shared by the nodes: {where} does not see it")
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"a node failed: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            storage.remove(probe)
 
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
         """Yield (request, record) as jobs finish, in no order; None at least once a second.
@@ -202,8 +262,9 @@ class Cluster:
         waiting: dict[Any, Job] = {}
         source = iter(jobs)
         exhausted = False
+        width, asked = self.in_flight, time.monotonic()
         while True:
-            while not exhausted and len(waiting) < self.workers * IN_FLIGHT_PER_WORKER:
+            while not exhausted and len(waiting) < width:
                 job = next(source, None)
                 if job is None:
                     exhausted = True
@@ -212,6 +273,8 @@ class Cluster:
                 waiting[self.task.remote(job.location, task.index, task.function, task.spec)] = job
             if not waiting:
                 return
+            if time.monotonic() - asked > WIDTH_SECONDS:
+                width, asked = self.in_flight, time.monotonic()
             ready, _ = self.ray.wait(list(waiting), num_returns=1, timeout=0.2)
             if not ready:
                 yield None

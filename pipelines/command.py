@@ -162,7 +162,7 @@ def trace(
         else:
             print(f"{found.document}: {found.source}, {found.path} at {found.position}")
             if found.split is None:
-                print("not in the shards (see RUN/dropped)")
+                print("not in the shards: dropped (see RUN/dropped), or no document begins there")
             else:
                 shown = ", ".join(map(str, found.samples)) or "none"
                 print(

@@ -21,7 +21,7 @@ from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Record, Stage, completed, describe, perform, total
-from winnow.shards import mds, storage
+from winnow.shards import feed, mds, storage
 from winnow.shards.inputs import InputError
 from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
 from winnow.tokenize.source import TokenizerError, TokenizerSource, resolve
@@ -53,7 +53,7 @@ class Corpus:
     """A run that came to its end (or to `--until`)."""
 
     location: str
-    recipe: Recipe
+    plan: Plan
     sources: dict[str, SourceRun]
     tokenizer: Done
     vocabulary: Vocabulary
@@ -65,6 +65,10 @@ class Corpus:
     """User and system seconds of tasks by kind of stage, of what ran now."""
     redone: dict[str, int] = field(default_factory=dict)
     """Tasks that ran now, by stage; what was recorded before is not redone."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
 
 
 def run(
@@ -90,16 +94,16 @@ def run(
         raise ValueError(f"until is {until!r}; stages are {', '.join(STAGES)}")
     progress = progress if progress is not None else Progress()
     out = storage.absolute(out)
-    _check_name(recipe, out)
-    planned = plan(recipe, progress.say)
+    _check_out(recipe, out)
+    planned = plan(recipe, progress.say, publish.roots_of(out))
     source = _tokenizer_source(recipe)
     with lease.Lease(out):
         engine = Engine(out, Inline(), progress)
         try:
-            publish.begin(out, recipe)
+            publish.begin(out, planned)
             tokenizer = _tokenizer(engine, recipe, source)
             if not inline:
-                engine.executor = Cluster(address, workers, recipe.limits.task_memory)
+                engine.executor = Cluster(out, address, workers, recipe.limits.task_memory)
             return _stages(engine, planned, tokenizer, until)
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
@@ -107,12 +111,16 @@ def run(
             engine.executor.close()
 
 
-def _check_name(recipe: Recipe, out: str) -> None:
+def _check_out(recipe: Recipe, out: str) -> None:
+    scheme = out.partition("://")[0]
+    if not storage.is_local(out) and scheme not in feed.REMOTE_SCHEMES:
+        raise InputError(
+            f"--out {out}: mosaicml-streaming cannot read {scheme}://; it reads {', '.join(feed.REMOTE_SCHEMES)}"
+        )
     name = publish.name_of(out)
     if name is not None and name != recipe.name:
-        raise recipe.located(
-            ("name",), f"{out} holds the run {name!r}, not {recipe.name!r}; choose another --out"
-        )
+        message = f"{out} holds the run {name!r}, not {recipe.name!r}; choose another --out"
+        raise recipe.located(("name",), message)
 
 
 def _tokenizer_source(recipe: Recipe) -> TokenizerSource:
@@ -139,16 +147,18 @@ def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
         if not completed(location):
             describe(stage, engine.run)
             perform(location, 0, tokens.tokenizer_task, spec)
-        check_append(tokens.load_vocabulary(location), settings.append)
+        vocabulary = tokens.load_vocabulary(location)
+        check_append(vocabulary, settings.append)
     except TokenizerError as error:
         raise recipe.located(("tokenizer", "name"), str(error)) from error
+    _layout(recipe, vocabulary)  # a sample that fits no shard is said before any work
     return engine.perform(stage, [Task(0, tokens.tokenizer_task, spec)])
 
 
 def _stages(engine: Engine, planned: Plan, tokenizer: Done, until: str | None) -> Corpus:
     started = time.perf_counter()
     vocabulary = tokens.load_vocabulary(tokenizer.location)
-    corpus = Corpus(engine.run, planned.recipe, {}, tokenizer, vocabulary)
+    corpus = Corpus(engine.run, planned, {}, tokenizer, vocabulary)
     steps = (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack)
     for stage, step in zip(STAGES, steps, strict=True):
         step(engine, planned, corpus)
@@ -163,8 +173,7 @@ def _stages(engine: Engine, planned: Plan, tokenizer: Done, until: str | None) -
         corpus.redone[done.stage.name] = done.redone
         if done.redone:
             kind = done.stage.kind
-            seconds = sum(r.cpu_seconds for r in done.records)
-            corpus.cpu_seconds[kind] = corpus.cpu_seconds.get(kind, 0.0) + seconds
+            corpus.cpu_seconds[kind] = corpus.cpu_seconds.get(kind, 0.0) + done.cpu_seconds
     return corpus
 
 
@@ -172,9 +181,9 @@ def _read(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     recipe = planned.recipe
     requests = []
     for source in planned.sources:
-        filters, keep_text = filter_settings(source), recipe.dropped_text == "all"
+        filters = filter_settings(source)
         stage = documents_stage(recipe, source)
-        specs = [documents.DocumentsSpec(s, source.read, filters, keep_text) for s in source.splits]
+        specs = [documents.DocumentsSpec(s, source.read, filters) for s in source.splits]
         tasks = [Task(s.split.index, documents.documents_task, s) for s in specs]
         publish.put_listing(engine.run, stage, source)
         requests.append(Request(stage, tasks, _bad_rows_check(recipe, source)))
@@ -199,6 +208,8 @@ def documents_stage(recipe: Recipe, source: SourcePlan) -> Stage:
     read = source.read
     settings = {
         "source": source.name,
+        # A file's fingerprint may be only its time and size, which other directories can share.
+        "root": source.root,
         "format": read.format,
         "text": read.text,
         "key": read.key,
@@ -208,7 +219,6 @@ def documents_stage(recipe: Recipe, source: SourcePlan) -> Stage:
         "files": publish.listing_digest(source),
         "segments": early,
         "signals": bool(parts[-1].rules),
-        "dropped_text": recipe.dropped_text == "all" and len(parts) > 1,
     }
     return Stage(f"documents.{source.name}", documents.VERSION, settings)
 
@@ -319,9 +329,19 @@ def _shuffle(engine: Engine, planned: Plan, corpus: Corpus) -> None:
 
 def _pack(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     recipe = planned.recipe
+    layout = _layout(recipe, corpus.vocabulary)
+    works = []
+    for source in corpus.sources.values():
+        assert source.shuffled is not None
+        works.append(pack.pack(source.name, source.shuffled, layout, corpus.tokenizer))
+    for source, packed in zip(corpus.sources.values(), engine.together(*works), strict=True):
+        source.packed = packed
+
+
+def _layout(recipe: Recipe, vocabulary: Vocabulary) -> mds.Layout:
     try:
-        layout = mds.Layout(
-            dtype=corpus.vocabulary.dtype,
+        return mds.Layout(
+            dtype=vocabulary.dtype,
             length=recipe.sequence.length,
             hashes=tuple(recipe.shards.hashes),
             compression=recipe.shards.compression,
@@ -329,12 +349,6 @@ def _pack(engine: Engine, planned: Plan, corpus: Corpus) -> None:
         )
     except ValueError as error:
         raise recipe.located(("shards", "size_limit"), str(error)) from error
-    works = []
-    for source in corpus.sources.values():
-        assert source.shuffled is not None
-        works.append(pack.pack(source.name, source.shuffled, layout, corpus.tokenizer))
-    for source, packed in zip(corpus.sources.values(), engine.together(*works), strict=True):
-        source.packed = packed
 
 
 def _report_dropped(engine: Engine, corpus: Corpus) -> None:

@@ -4,7 +4,7 @@ The stage `documents` reads a split, passes it through the recipe's segments and
 `text-*.arrow` (the text of every document that reaches the last segment) and `rows-*.parquet` (its id, key,
 meta, hash and signals). Which of them the last segment keeps is decided by the stage `filters` from the
 signals alone, so that a changed threshold reads no text. Rows that get no further (malformed, empty,
-dropped by an earlier segment) are in `lost-*.parquet`.
+dropped by an earlier segment, with their text) are in `lost-*.parquet`.
 
 Memory: a reader's batch (readers.py) and its copies, and one Parquet row group of rows.
 """
@@ -64,8 +64,6 @@ class DocumentsSpec:
     read: readers.ReadSettings
     filters: tuple[Any, ...]
     """Settings, in the recipe's order."""
-    keep_text: bool
-    """Keep the text of what earlier segments drop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def documents_task(spec: DocumentsSpec, outputs: Outputs) -> dict[str, Any]:
             for i, part in enumerate(parts):
                 table = _rewrite(part, table, rewritten)
                 if i + 1 < len(parts):
-                    table = _drop_early(part, table, gone, lost, spec.keep_text)
+                    table = _drop_early(part, table, gone, lost)
             if table.num_rows == 0:
                 continue
             texts = table.column("text")
@@ -147,7 +145,7 @@ def _rewrite(part: Segment, table: pa.RecordBatch, rewritten: dict[str, int]) ->
 
 
 def _drop_early(
-    part: Segment, table: pa.RecordBatch, gone: tables.RowWriter, lost: dict[str, int], keep_text: bool
+    part: Segment, table: pa.RecordBatch, gone: tables.RowWriter, lost: dict[str, int]
 ) -> pa.RecordBatch:
     """Apply a segment that another one follows; what it drops is recorded here, for its text goes no further."""
     from winnow.filters.rules import decide
@@ -168,7 +166,7 @@ def _drop_early(
             scores=verdicts.score[where],
             thresholds=verdicts.threshold[where],
             failing=failing_names(verdicts.failing[where], rules),
-            texts=table.column("text").take(pa.array(where)) if keep_text else None,
+            texts=table.column("text").take(pa.array(where)),
         )
     )
     _count(lost, [rules[i] for i in verdicts.first[where]])

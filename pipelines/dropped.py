@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from winnow.filters.catalogue import segments
 from winnow.pipelines.documents import LOST_SCHEMA, failing_names, lost_batch, name
 from winnow.pipelines.exact import verdict_name
@@ -45,29 +46,48 @@ class DroppedSpec:
 
 def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
     """Write the report of one split."""
-    sampled: dict[bytes, str] = {}
-    if spec.text == "sample":
-        sampled = _sample(spec)
+    sampled = _sample(spec) if spec.text == "sample" else {}
     rows = 0
     with (
         outputs.file(name("dropped", spec.split, "parquet")) as path,
         tables.RowWriter(path, SCHEMA) as writer,
     ):
-        lost = storage.join(spec.documents, name("lost", spec.split, "parquet"))
-        for batch in tables.parquet_batches(lost):
-            table = batch.add_column(7, SCHEMA.field("survivor"), pa.nulls(batch.num_rows, tables.ID))
-            if spec.text == "none":
-                for column in ("text", "raw"):
-                    at = table.schema.get_field_index(column)
-                    table = table.set_column(
-                        at, SCHEMA.field(column), pa.nulls(table.num_rows, SCHEMA.field(column).type)
-                    )
-            writer.write(table)
+        for batch in _malformed(spec):
+            writer.write(batch)
             rows += batch.num_rows
-        for batch, texts in _dropped_later(spec, with_text=spec.text != "none"):
+        for batch, texts in _dropped(spec, with_text=spec.text != "none"):
             writer.write(_with_text(batch, texts, spec.text, sampled))
             rows += batch.num_rows
     return {"rows": rows}
+
+
+def _lost(spec: DroppedSpec) -> Iterator[pa.RecordBatch]:
+    for batch in tables.parquet_batches(storage.join(spec.documents, name("lost", spec.split, "parquet"))):
+        yield batch.add_column(7, SCHEMA.field("survivor"), pa.nulls(batch.num_rows, tables.ID))
+
+
+def _malformed(spec: DroppedSpec) -> Iterator[pa.RecordBatch]:
+    """Rows that never became documents, and empty ones."""
+    for batch in _lost(spec):
+        batch = batch.filter(pc.equal(batch.column("stage"), "read"))
+        if spec.text == "none":
+            batch = _blank(batch, "raw")
+        if batch.num_rows:
+            yield batch
+
+
+def _dropped(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
+    """Every document that filters or dedup dropped, in order of the stages; `text` still null in it."""
+    for batch in _lost(spec):
+        batch = batch.filter(pc.not_equal(batch.column("stage"), "read"))
+        if batch.num_rows:
+            yield _blank(batch, "text"), batch.column("text") if with_text else None
+    yield from _dropped_later(spec, with_text=with_text)
+
+
+def _blank(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:
+    field = SCHEMA.field(column)
+    return batch.set_column(SCHEMA.get_field_index(column), field, pa.nulls(batch.num_rows, field.type))
 
 
 def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
@@ -127,7 +147,7 @@ def _sample(spec: DroppedSpec) -> dict[bytes, str]:
     """The texts that the report shows: per filter the documents with the smallest hash(seed, id)."""
     share = max(1, -(-SAMPLES_PER_FILTER // spec.splits))
     best: dict[str, list[tuple[int, bytes, str]]] = {}
-    for batch, texts in _dropped_later(spec, with_text=True):
+    for batch, texts in _dropped(spec, with_text=True):
         assert texts is not None
         draws = tables.mix(spec.seed ^ SAMPLE_SEED, *tables.id_halves(batch.column("id"))).tolist()
         filters = batch.column("filter").to_pylist()

@@ -35,8 +35,6 @@ class Request:
 
 
 class Executor(Protocol):
-    workers: int
-
     def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Record] | None]: ...
 
     def close(self) -> None: ...
@@ -52,6 +50,8 @@ class Done:
     """In task order."""
     redone: int
     """Tasks that ran now; the others were recorded before."""
+    cpu_seconds: float
+    """User and system time of those."""
     seconds: float
     """Of the stages that ran side by side with it, too."""
 
@@ -111,12 +111,14 @@ class Engine:
         names = [r.stage.name for r in requests]
         n_tasks = sum(len(r.tasks) for r in requests)
         self.progress.begin(_label(names), n_tasks, n_tasks - len(jobs))
+        fresh = [0.0] * len(requests)
         for answer in self._records(requests, jobs):
             if answer is None:
                 self.progress.tick()
                 continue
             i, record = answer
             known[i][record.index] = record
+            fresh[i] += record.cpu_seconds
             self.progress.advance(record)
             if check := requests[i].check:
                 check(record)
@@ -124,7 +126,7 @@ class Engine:
         for i, request in enumerate(requests):
             in_order = [known[i][t.index] for t in request.tasks]
             redone = sum(job.request == i for job in jobs)
-            done = Done(request.stage, request.stage.location(self.run), in_order, redone, seconds)
+            done = Done(request.stage, request.stage.location(self.run), in_order, redone, fresh[i], seconds)
             self.done[request.stage.name] = done
         return [self.done[name] for name in names]
 
@@ -135,7 +137,9 @@ class Engine:
         if len(records) < n_tasks or any(i not in records for i in range(n_tasks)):
             return None
         self.progress.begin(stage.name, n_tasks, n_tasks)
-        done = self.done[stage.name] = Done(stage, location, [records[i] for i in range(n_tasks)], 0, 0.0)
+        done = self.done[stage.name] = Done(
+            stage, location, [records[i] for i in range(n_tasks)], 0, 0.0, 0.0
+        )
         return done
 
     def _records(

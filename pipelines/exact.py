@@ -208,7 +208,8 @@ def deduplicate(
     scattered = [scatter, *round_stages(scatter, out, partition_bytes)]
     reduce = Stage(f"exact-reduce.{label}", VERSION, {"blocks": len(blocks)}, (scattered[-1].directory,))
     reduced = [reduce, *round_stages(reduce, back, partition_bytes)]
-    final = Stage(f"exact.{label}", VERSION, {}, (reduced[-1].directory,))
+    # Which documents are equal does not depend on how the exchange was cut.
+    final = Stage(f"exact.{label}", VERSION, {"group": list(group)}, tuple(s.directory for s in upstream))
     if done := engine.finished(final, len(blocks)):
         return done
 

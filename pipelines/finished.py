@@ -77,6 +77,11 @@ class FinishedRun:
                 "`winnow run` continues it"
             )
         self.manifest = publish.read_json(self.location, "manifest.json")
+        if changed := publish.torn(self.location, self.manifest):
+            raise NotFinishedError(
+                f"{self.location}: publishing was interrupted ({', '.join(changed)} and manifest.json are of "
+                "different runs); `winnow run` completes it"
+            )
         self.mixture = publish.read_json(self.location, "mixture.json")
         self.places = {s["name"]: s for s in self.manifest["sources"]}
 

@@ -49,8 +49,8 @@ class Lease:
             )
         self.since = time.time()
         self._write()
-        if not storage.is_local(self.location):
-            time.sleep(1.0)  # two takers of one stale lease: the later put wins, the other sees it
+        # Two takers at the same moment: the later put wins, and the other sees it.
+        time.sleep(0.05 if storage.is_local(self.location) else 1.0)
         now = read(self.location)
         if not now or now["token"] != self.token:
             raise LeaseError(f"{os.path.dirname(self.location)} was taken by another run this moment")
@@ -84,6 +84,9 @@ class Lease:
 
     def _renew(self) -> None:
         while not self.stopped.wait(RENEW_SECONDS):
+            holder = read(self.location)
+            if holder and holder["token"] != self.token:
+                return  # taken over by somebody who held us for dead: not ours to take back
             try:
                 self._write()
             except OSError:

@@ -7,13 +7,21 @@ rules of thumb (stated beside them), for the decision whether to start.
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import Recipe, Source
-from winnow.shards import exchange
-from winnow.shards.inputs import InputError, InputFile, Split, cut, default_root, list_source
+from winnow.shards import exchange, storage
+from winnow.shards.inputs import (
+    InputError,
+    InputFile,
+    Split,
+    cut,
+    default_root,
+    list_source,
+    relative_pattern,
+)
 from winnow.shards.readers import ReadSettings
 
 EXPANSION = {".gz": 3.5, ".zst": 4.0, ".parquet": 2.2}
@@ -65,8 +73,11 @@ class Plan:
 
     @property
     def task_memory(self) -> int:
-        """Bytes the largest task holds, by its stated bound: a partition of the exchange three times."""
-        return 3 * self.recipe.limits.partition_bytes
+        """Bytes the largest task holds, by the stages' stated bounds: exchange, shards, readers."""
+        limits = self.recipe.limits
+        return max(
+            3 * limits.partition_bytes, 2 * self.recipe.shards.size_limit, 4 * limits.max_document_bytes
+        )
 
     def partitions(self, source: SourcePlan) -> int:
         """Partitions of the source's shuffle, for the estimated tokens."""
@@ -75,15 +86,21 @@ class Plan:
         ).partitions
 
 
-def plan(recipe: Recipe, say: Callable[[str], None] | None = None) -> Plan:
-    """Resolve every source. Raises RecipeError (located) for one that matches nothing or cannot be listed."""
+def plan(
+    recipe: Recipe, say: Callable[[str], None] | None = None, roots: Mapping[str, str] | None = None
+) -> Plan:
+    """Resolve every source; `roots` are those of an earlier run, kept where the recipe names none.
+
+    Ids are relative to the root, so it must not move when a pattern is added. Raises RecipeError (located) for
+    a source that matches nothing or cannot be listed.
+    """
     sources = []
     for name, source in recipe.sources.items():
         if say:
             say(f"listing {name}")
         patterns = [expand(p) for p in source.read.path]
-        root = expand(source.read.root) if source.read.root else default_root(patterns)
         try:
+            root = expand(source.read.root) if source.read.root else _root(patterns, (roots or {}).get(name))
             files = list_source(name, root, patterns, [expand(p) for p in source.read.exclude])
             splits = cut(name, files, source.read.format, recipe.limits.split_bytes)
         except InputError as error:
@@ -91,11 +108,24 @@ def plan(recipe: Recipe, say: Callable[[str], None] | None = None) -> Plan:
         except (OSError, ImportError, ValueError) as error:
             if isinstance(error, RecipeError):
                 raise
-            message = f"source {name!r}: {root} cannot be listed: {error}"
+            message = f"source {name!r}: cannot be listed: {error}"
             raise recipe.located(("sources", name, "read"), message) from error
         sources.append(SourcePlan(name, source, root, files, splits, read_settings(recipe, source)))
     _check_ids(recipe, sources)
     return Plan(recipe, sources)
+
+
+def _root(patterns: list[str], earlier: str | None) -> str:
+    """The earlier root while the patterns are below it, else the one they share."""
+    if earlier is not None:
+        try:
+            for pattern in patterns:
+                relative_pattern(earlier, storage.absolute(pattern))
+        except InputError:
+            pass
+        else:
+            return earlier
+    return default_root(patterns)
 
 
 def read_settings(recipe: Recipe, source: Source) -> ReadSettings:

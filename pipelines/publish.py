@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import yaml
 from winnow.pipelines import pack
 from winnow.pipelines.numbers import show_count
-from winnow.pipelines.planning import SourcePlan
-from winnow.pipelines.recipe import Recipe, dump
+from winnow.pipelines.planning import Plan, SourcePlan
+from winnow.pipelines.recipe import dump
 from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, canonical, total
 from winnow.shards import feed, mixture, storage
 
@@ -52,20 +52,45 @@ PACKAGES = (
 )
 
 
-def begin(run: str, recipe: Recipe) -> None:
+def frozen(plan: Plan) -> str:
+    """The recipe as YAML with every default, the roots among them, filled in."""
+    recipe = plan.recipe
+    sources = {
+        s.name: s.source.model_copy(update={"read": s.source.read.model_copy(update={"root": s.root})})
+        for s in plan.sources
+    }
+    return dump(recipe.model_copy(update={"sources": sources}))
+
+
+def begin(run: str, plan: Plan) -> None:
     """Make the directory this recipe's, if it is nobody's yet."""
     place = storage.join(run, "recipe.yaml")
     if not storage.exists(place):
-        storage.put_bytes(place, dump(recipe).encode())
+        storage.put_bytes(place, frozen(plan).encode())
 
 
 def name_of(run: str) -> str | None:
-    """The name of the recipe a directory belongs to; None for a new one."""
+    """The name of the recipe a directory belongs to; None for a new one. Raises SchemaError for a damaged one."""
+    return _stored_recipe(run).get("name")
+
+
+def roots_of(run: str) -> dict[str, str]:
+    """The roots that an earlier run of this directory resolved, by source."""
+    sources = _stored_recipe(run).get("sources") or {}
+    return {name: source["read"]["root"] for name, source in sources.items()}
+
+
+def _stored_recipe(run: str) -> dict[str, Any]:
     place = storage.join(run, "recipe.yaml")
     if not storage.exists(place):
-        return None
-    value = yaml.safe_load(storage.read_bytes(place))
-    return value.get("name") if isinstance(value, dict) else None
+        return {}
+    try:
+        value = yaml.safe_load(storage.read_bytes(place))
+    except yaml.YAMLError as error:
+        raise SchemaError(f"{place} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, dict):
+        raise SchemaError(f"{place} is damaged: it is no mapping")
+    return value
 
 
 def listing_digest(source: SourcePlan) -> str:
@@ -102,16 +127,18 @@ def publish(corpus: Corpus) -> dict[str, Any]:
     Raises RecipeError when the mixture cannot be had from what the sources gave.
     """
     facts = mixture_facts(corpus)
+    files = {
+        "streams.yaml": _streams_yaml(corpus, facts).encode(),
+        "mixture.json": orjson.dumps(facts, option=orjson.OPT_INDENT_2),
+        "recipe.yaml": frozen(corpus.plan).encode(),
+    }
+    manifest = _manifest(corpus) | {"published": {n: hashlib.sha256(d).hexdigest() for n, d in files.items()}}
     _put_dropped(corpus)
-    storage.put_bytes(storage.join(corpus.location, "streams.yaml"), _streams_yaml(corpus, facts).encode())
-    _put_json(corpus.location, "mixture.json", facts)
-    storage.put_bytes(storage.join(corpus.location, "recipe.yaml"), dump(corpus.recipe).encode())
-    _put_json(corpus.location, "manifest.json", _manifest(corpus))
+    for name, data in files.items():
+        storage.put_bytes(storage.join(corpus.location, name), data)
+    data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+    storage.put_bytes(storage.join(corpus.location, "manifest.json"), data)
     return facts
-
-
-def _put_json(run: str, name: str, value: Any) -> None:
-    storage.put_bytes(storage.join(run, name), orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def mixture_facts(corpus: Corpus) -> dict[str, Any]:
@@ -281,7 +308,6 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
     return {
         "schema": SCHEMA_VERSION,
         "name": corpus.recipe.name,
-        "recipe_digest": hashlib.sha256(dump(corpus.recipe).encode()).hexdigest(),
         "inputs": inputs,
         "stages": stages,
         "sources": [_places(s) for s in corpus.sources.values()],
@@ -331,6 +357,15 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def torn(run: str, manifest: dict[str, Any]) -> list[str]:
+    """The published files that are not those the manifest was written after."""
+    return [
+        name
+        for name, digest in manifest["published"].items()
+        if hashlib.sha256(storage.read_bytes(storage.join(run, name))).hexdigest() != digest
+    ]
 
 
 def read_json(run: str, name: str) -> dict[str, Any]:

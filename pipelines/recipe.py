@@ -106,8 +106,8 @@ class SourceDedup(Settings):
 
 class Heldout(Settings):
     fraction: Annotated[Fraction, Field(gt=0, lt=1)]
-    """Share of the documents that go to the split `val`, chosen by hash of the text, so that equal
-    documents never lie on both sides."""
+    """Share of the documents that go to the split `val`, chosen by hash of the text: equal documents of sources
+    with equal fractions never lie on both sides."""
 
 
 def _filter_use(value: Any) -> Any:
@@ -212,7 +212,8 @@ class Shards(Settings):
 
 
 class Limits(Settings):
-    """What bounds memory and the size of a piece of work. Results are the same for any of them."""
+    """What bounds memory and the size of a piece of work. Of these only `max_document_bytes` decides which
+    documents stay; shards are the same for any of the others."""
 
     split_bytes: Annotated[Bytes, Field(ge=1 << 10)] = 64 * 10**6
     """Stored bytes of input that one task reads; large plain JSONL and Parquet files are cut to it."""

@@ -23,6 +23,10 @@ from winnow.shards import storage
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 NOT_READ = (".bz2", ".xz", ".lz4", ".br", ".zip", ".7z", ".tar", ".tgz")
 """Suffixes of what would only be garbage if it were read as text."""
+DANGLING = "dangling"
+FINGERPRINTS = ("ETag", "etag", "md5Hash", "blob_id", "sha256", "checksum", "mtime", "modified", "LastModified",
+                "last_modified", "last_commit", "updated", "created")  # fmt: skip
+"""What the listings of local disks, S3, GCS, Azure, the hub and memory call a file's version."""
 FILES_PER_SPLIT = 4096
 """Bounds a split of tiny files, whose cost is in opening them (ours: about a second)."""
 WILDCARD = re.compile(r"[*?\[]")
@@ -67,6 +71,9 @@ class Piece:
     """First byte (text formats) or first row group (Parquet)."""
     stop: int = -1
     """One past the last; -1 is the end of the file. A row belongs to the piece its first byte is in."""
+    file_size: int | None = None
+    fingerprint: str | None = None
+    """The whole file's, as planned; without a fingerprint nothing is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ def list_source(
         walk = _walk_local(root, prefix, depth, dots) if local else _walk_remote(root, prefix, depth)
         for path, location, size, mark in walk:
             if any(w.fullmatch(path) for w in wanted):
+                if mark == DANGLING:
+                    raise InputError(f"source {source!r}: {path} is a link to a file that is not there")
                 found[path] = InputFile(path, location, size, mark)
     excluded = [glob_regex(relative_pattern(root, p)) for p in exclude]
     files = [found[p] for p in sorted(found) if not any(e.fullmatch(p) for e in excluded)]
@@ -193,6 +202,8 @@ def _walk_local(root: str, prefix: str, depth: int | None, dots: bool) -> Iterat
             elif entry.is_file():
                 stat = entry.stat()
                 yield name, entry.path, stat.st_size, f"mtime:{stat.st_mtime_ns}"
+            elif entry.is_symlink():
+                yield name, entry.path, 0, DANGLING
 
 
 def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[str, str, int, str]]:
@@ -213,11 +224,30 @@ def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[st
         )
 
 
+def check_unchanged(piece: Piece) -> None:
+    """Raises InputError when the file of a piece is not the one that was planned with."""
+    if not piece.fingerprint:
+        return
+    if storage.is_local(piece.location):
+        stat = os.stat(storage.local_path(piece.location))
+        size, mark = stat.st_size, f"mtime:{stat.st_mtime_ns}"
+    else:
+        fs, path = storage.filesystem(piece.location)
+        fs.invalidate_cache(path)
+        facts = fs.info(path)
+        size, mark = int(facts["size"]), fingerprint(facts)
+    if (size, mark) != (piece.file_size, piece.fingerprint):
+        raise InputError(f"{piece.path}: changed since the run was planned; run again")
+
+
 def fingerprint(facts: dict) -> str:
-    """What an object store's listing knows about a file's content."""
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created"):
-        if facts.get(key) is not None:
-            return f"{key}:{facts[key]}".replace('"', "")
+    """What an object store's listing knows about a file's content; "size" where it knows no more than that."""
+    for key in FINGERPRINTS:
+        value = facts.get(key)
+        if value is not None:
+            # A listing and a single look-up may give the same time as a number and as a datetime.
+            value = value.timestamp() if hasattr(value, "timestamp") else value
+            return f"{key}:{value}".replace('"', "")
     return "size"
 
 
@@ -300,7 +330,9 @@ def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int)
         for start, stop, size in parts:
             if (held and held + size > split_bytes) or len(pending) == FILES_PER_SPLIT:
                 close()
-            pending.append(Piece(i, file.location, file.path, half, size, start, stop))
+            pending.append(
+                Piece(i, file.location, file.path, half, size, start, stop, file.size, file.fingerprint)
+            )
             held += size
     close()
     return splits

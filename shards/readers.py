@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 from winnow.shards import decompress, json_rows, storage
-from winnow.shards.inputs import COMPRESSIONS, InputError, Piece
+from winnow.shards.inputs import COMPRESSIONS, InputError, Piece, check_unchanged
 
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1 << 15
@@ -149,16 +149,19 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
     """Yield the batches of a split, in document order; `seen` is filled on the way.
 
     Raises InputError for a file that cannot be read (unreadable, no such codec, corrupt, truncated
-    with `on_truncated: fail`); FileNotFoundError and PermissionError become InputErrors that name the file.
+    with `on_truncated: fail`, changed since the plan); FileNotFoundError and PermissionError become
+    InputErrors that name the file.
     """
     rows_of = READERS[settings.format]
     builder = _Builder(seen)
     for piece in pieces:
         seen.stored_bytes += piece.size
         try:
+            check_unchanged(piece)
             for _ in rows_of(piece, settings, builder):
                 if builder.full:
                     yield builder.take()
+            check_unchanged(piece)
         except decompress.TruncatedError as error:
             if settings.on_truncated == "fail":
                 raise InputError(

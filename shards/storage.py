@@ -156,11 +156,11 @@ def _sync_directory(directory: str) -> None:
 
 
 @contextlib.contextmanager
-def commit(location: str, scratch: str | None = None) -> Iterator[str]:
+def commit(location: str) -> Iterator[str]:
     """Yield a local path to write a file at; publish it as `location` when the block ends without an exception.
 
-    On an exception nothing is published and the attempt is removed. `scratch` is the node-local
-    directory used for locations that are not local (default: the system's temporary directory).
+    On an exception nothing is published and the attempt is removed. For a location that is not local the
+    attempt lies in the system's temporary directory (TMPDIR).
     Raises OSError (ENOSPC among them) as the file system does.
     """
     if is_local(location):
@@ -177,7 +177,7 @@ def commit(location: str, scratch: str | None = None) -> Iterator[str]:
             raise
         _sync_directory(str(target.parent))
         return
-    folder = tempfile.mkdtemp(prefix="winnow-", dir=scratch)
+    folder = tempfile.mkdtemp(prefix="winnow-")
     try:
         attempt = Path(folder) / "attempt"
         yield str(attempt)

@@ -121,7 +121,6 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path):
     root = tree(tmp_path / "root", "d/b.txt")
     (tmp_path / "root/d/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/linked").symlink_to(tmp_path / "else")
-    (tmp_path / "root/gone.txt").symlink_to(tmp_path / "nothing")
     assert paths_of(root, "**/*.txt") == ["d/b.txt", "linked/a.txt"]
 
 
@@ -341,3 +340,13 @@ def test_unreadable_parquet_is_an_input_error_when_planning(tmp_path):
     files = inputs.list_source("web", str(tmp_path), ["*"])
     with pytest.raises(InputError, match=r"^source 'web': a\.parquet: not a readable Parquet file"):
         inputs.cut("web", files, "parquet", 10)
+
+
+def test_a_dangling_link_that_matches_is_no_silent_loss(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "other.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(inputs.InputError) as caught:
+        inputs.list_source("s", str(tmp_path), ["*.jsonl"])
+    assert str(caught.value) == "source 's': b.jsonl is a link to a file that is not there"
+    assert [f.path for f in inputs.list_source("s", str(tmp_path), ["a*"])] == ["a.jsonl"]

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
+import shutil
 import sysconfig
 from collections import Counter
 from pathlib import Path
@@ -317,8 +319,6 @@ def test_running_again_redoes_nothing(corpus) -> None:
 
 
 def test_a_changed_setting_redoes_only_what_depends_on_it(corpus, tmp_path: Path) -> None:
-    import shutil
-
     root, out, _, facts = corpus
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
@@ -342,8 +342,6 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(corpus, tmp_path: Path
 
 
 def test_cleaning_leaves_a_run_that_redoes_nothing(corpus, tmp_path: Path) -> None:
-    import shutil
-
     from winnow.shards import storage
 
     root, out, _, _ = corpus
@@ -362,8 +360,6 @@ def test_cleaning_leaves_a_run_that_redoes_nothing(corpus, tmp_path: Path) -> No
 
 
 def test_a_damaged_stage_file_is_made_again(corpus, tmp_path: Path) -> None:
-    import shutil
-
     root, out, _, _ = corpus
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
@@ -430,3 +426,113 @@ def test_any_tokenizer_json_serves(corpus, tmp_path: Path) -> None:
     assert sum(p.tokens for p in pieces) == LENGTH
     assert {p.byte_start for p in pieces} == {None}
     assert list(open_run(str(tmp_path / "run")).verify()) == []
+
+
+def test_an_input_that_changes_under_the_run_stops_it(
+    corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from winnow.pipelines import corpus as module
+    from winnow.shards.inputs import InputError
+
+    root, _, _, _ = corpus
+    plan = module.plan
+
+    def then_cut(*arguments):
+        planned = plan(*arguments)
+        path = tmp_path / "code" / "a.jsonl"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:30]))
+        return planned
+
+    shutil.copytree(root / "code", tmp_path / "code")
+    shutil.copytree(root / "words", tmp_path / "words")
+    monkeypatch.setattr(module, "plan", then_cut)
+    with pytest.raises(InputError, match=r"a\.jsonl: changed since the run was planned; run again"):
+        make(tmp_path, tmp_path / "run")
+
+
+def test_equal_names_sizes_and_times_elsewhere_are_another_input(tmp_path: Path) -> None:
+    texts = {}
+    for version, word in (("v1", "river"), ("v2", "ocean")):
+        write_corpus(tmp_path / version)
+        path = tmp_path / version / "code" / "a.jsonl"
+        path.write_text("".join(json.dumps({"content": f"{word} {i} " * 60}) + "\n" for i in range(80)))
+        os.utime(path, (0, 0))
+        make(tmp_path / version, tmp_path / "run")
+        opened = open_run(str(tmp_path / "run"))
+        n = next(s["train"]["rows"] for s in opened.mixture["sources"] if s["name"] == "code")
+        rows = [opened.sample_tokens("code", "train", i) for i in range(n)]
+        texts[version] = opened.decode(np.concatenate(rows))
+        (tmp_path / version).rename(tmp_path / f"done-{version}")
+    assert "river" in texts["v1"]
+    assert "river" not in texts["v2"]
+
+
+def test_interrupted_publishing_is_seen_and_completed(
+    corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from winnow.pipelines.engine import RunError
+    from winnow.pipelines.finished import NotFinishedError
+    from winnow.shards import storage
+
+    root, out, _, _ = corpus
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    honest = storage.put_bytes
+
+    def full(location: str, data: bytes) -> None:
+        if location.endswith("manifest.json"):
+            raise OSError(28, "No space left on device")
+        honest(location, data)
+
+    monkeypatch.setattr(storage, "put_bytes", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        make(root, copy, seed=99)
+    with pytest.raises(
+        NotFinishedError, match=r"publishing was interrupted \(streams.yaml, mixture.json, recipe.yaml"
+    ):
+        open_run(str(copy))
+    monkeypatch.setattr(storage, "put_bytes", honest)
+    make(root, copy, seed=99)
+    assert open_run(str(copy)).recipe.seed == 99
+
+
+def test_the_root_stays_when_a_pattern_is_added(corpus, tmp_path: Path) -> None:
+    """Ids are relative to the root; the first run's is kept, so a new pattern below it moves nothing."""
+    root, _, _, _ = corpus
+    first = make(root, tmp_path / "run")
+    stored = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert stored["sources"]["code"]["read"]["root"] == str(root / "code")
+    more = f'["{root}/code/*.jsonl", "{root}/code/*.gz", "{root}/code/b*.zst"]'
+    again = make(root, tmp_path / "run", sources__code__read__path=more)
+    assert again.sources["code"].plan.root == first.sources["code"].plan.root
+    assert again.redone["documents.code"] == 0, "the same files below the same root"
+
+
+def test_texts_of_an_earlier_segment_are_in_the_report(corpus, tmp_path: Path) -> None:
+    root, out, _, _ = corpus
+    shutil.copytree(out, tmp_path / "run")
+    before = make(root, tmp_path / "run", dropped_text="all")
+    assert {name for name, n in before.redone.items() if n} == {"dropped.words", "dropped.code"}
+    rows = []
+    for path in (tmp_path / "run" / "dropped" / "words").glob("*.parquet"):
+        rows += pq.read_table(path).to_pylist()
+    early = [r for r in rows if r["filter"] == "length.min_words"]
+    assert early
+    assert all(r["text"] and len(r["text"].split()) < 8 for r in early)
+
+
+def test_a_sample_that_fits_no_shard_is_said_before_any_work(corpus, tmp_path: Path) -> None:
+    from winnow.pipelines.located import RecipeError
+
+    root, _, _, _ = corpus
+    with pytest.raises(RecipeError, match="no row of 16000 tokens fits into 20000 bytes"):
+        make(root, tmp_path / "run", sequence__length=16000)
+    assert not list((tmp_path / "run" / "stages").glob("documents*"))
+
+
+def test_a_run_where_no_trainer_can_read_is_refused(corpus) -> None:
+    from winnow.shards.inputs import InputError
+
+    root, _, _, _ = corpus
+    with pytest.raises(InputError, match="mosaicml-streaming cannot read memory://"):
+        run(recipe(root), "memory://run", inline=True, progress=SILENT)
