@@ -20,7 +20,7 @@ from winnow.pipelines.engine import Done, Engine, Request, RunError
 from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Record, Stage, completed, describe, perform, total
+from winnow.pipelines.records import Record, Stage, total
 from winnow.shards import feed, mds, storage
 from winnow.shards.inputs import InputError
 from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
@@ -142,17 +142,19 @@ def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
         "bos_token": spec.bos_token,
     }
     stage = Stage("tokenizer", tokens.VERSION, identity)
-    location = stage.location(engine.run)
     try:
-        if not completed(location):
-            describe(stage, engine.run)
-            perform(location, 0, tokens.tokenizer_task, spec)
-        vocabulary = tokens.load_vocabulary(location)
+        done = engine.perform(stage, [Task(0, tokens.tokenizer_task, spec)])
+        vocabulary = tokens.load_vocabulary(done.location)
         check_append(vocabulary, settings.append)
     except TokenizerError as error:
         raise recipe.located(("tokenizer", "name"), str(error)) from error
+    except RunError as error:
+        cause = getattr(error.__cause__, "cause", None)
+        if isinstance(cause, TokenizerError):
+            raise recipe.located(("tokenizer", "name"), str(cause)) from error
+        raise
     _layout(recipe, vocabulary)  # a sample that fits no shard is said before any work
-    return engine.perform(stage, [Task(0, tokens.tokenizer_task, spec)])
+    return done
 
 
 def _stages(engine: Engine, planned: Plan, tokenizer: Done, until: str | None) -> Corpus:
