@@ -497,7 +497,7 @@ def test_a_run_from_the_command_line(recipe, made, tmp_path):
     assert first.stdout == f"stopped after filters; the same command without --until continues {out}\n"
     second = winnow("run", recipe, "--out", out, "--json")
     assert second.returncode == 0, second.stderr
-    assert "filters.code: " in second.stderr
+    assert "filters of 2 sources: " in second.stderr
     assert "all recorded before" in second.stderr
     assert json.loads(second.stdout) == json.loads((made / "mixture.json").read_text())
     # The stages' names hold the hash of settings and inputs, and these are the same files.
@@ -531,7 +531,7 @@ def test_an_interrupt_ends_everything_within_two_seconds(recipe, made, tmp_path,
         text=True,
     )
     for line in process.stderr:
-        if line.startswith("documents.code"):
+        if line.startswith("documents of 2 sources"):
             break
     below = descendants(process.pid)
     names = alive(below)
