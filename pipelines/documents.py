@@ -28,8 +28,6 @@ from winnow.shards.inputs import Split
 
 VERSION = 1
 FILTERS_VERSION = 1
-SIGNALS = ("bytes", "chars", "words", "word_chars", "alpha_words", "hashes", "ellipses", "lines",
-           "bullet_lines", "ellipsis_lines", "stop_words")  # fmt: skip
 ROWS_SCHEMA = pa.schema(
     [
         ("id", tables.ID),
@@ -81,6 +79,8 @@ def name(kind: str, split: int, extension: str) -> str:
 
 def rows_schema(scanned: bool) -> pa.Schema:
     """Rows, with the signals where the last segment has a rule that needs them."""
+    from winnow.filters.signals import SIGNALS
+
     schema = ROWS_SCHEMA
     if scanned:
         for signal in SIGNALS:
@@ -90,7 +90,7 @@ def rows_schema(scanned: bool) -> pa.Schema:
 
 def documents_task(spec: DocumentsSpec, outputs: Outputs) -> dict[str, Any]:
     """Read one split; returns its counts."""
-    from winnow.filters.signals import scan
+    from winnow.filters.signals import SIGNALS, scan
 
     parts = segments(spec.filters)
     scanned = bool(parts[-1].rules)
@@ -243,6 +243,7 @@ def text_hashes(texts: pa.Array) -> pa.Array:
 def filters_task(spec: FiltersSpec, outputs: Outputs) -> dict[str, Any]:
     """Decide the last segment of one split from its stored signals; returns what each rule dropped first."""
     from winnow.filters.rules import decide
+    from winnow.filters.signals import SIGNALS
 
     rules = segments(spec.filters)[-1].rules
     counts: dict[str, Any] = {"kept": 0, "kept_bytes": 0, "dropped": {}, "dropped_bytes": {}}

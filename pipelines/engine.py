@@ -123,12 +123,14 @@ class Engine:
             if check := requests[i].check:
                 check(record)
         seconds = time.perf_counter() - started
+        answers = []
         for i, request in enumerate(requests):
             in_order = [known[i][t.index] for t in request.tasks]
             redone = sum(job.request == i for job in jobs)
             done = Done(request.stage, request.stage.location(self.run), in_order, redone, fresh[i], seconds)
             self.done[request.stage.name] = done
-        return [self.done[name] for name in names]
+            answers.append(done)
+        return answers
 
     def finished(self, stage: Stage, n_tasks: int) -> Done | None:
         """The stage, if all its tasks are recorded already: what led to it need not be there any more."""

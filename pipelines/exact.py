@@ -29,7 +29,7 @@ from winnow.shards import exchange, tables
 VERSION = 1
 BATCH_ROWS = 1 << 16
 SPLIT_ROWS = 1 << 22
-"""Rows whose verdicts one task writes (ours: 64 MiB of them)."""
+"""Rows whose verdicts one task writes (ours: 160 MiB if every one is a duplicate)."""
 WIDEST = 256
 """Blocks a run of verdicts is divided into at a time."""
 HASHES = Wire(
