@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +20,35 @@ OTHER = ("code", "tex", "web_docs_multi", "books_multi", "readmes", "instruct", 
          "web_crawl_text", "web_html_mdn")  # fmt: skip
 
 
+def texts_of(corpora: Path, folders: Iterable[str]) -> Iterator[str]:
+    """The text of every document of some folders, in the order of their files."""
+    for text, _ in documents_of(corpora, folders):
+        yield text
+
+
+def documents_of(corpora: Path, folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """(text, id) of every document of some folders that has text, in the order of their files."""
+    for folder in folders:
+        for path in sorted((corpora / folder).glob("*.jsonl.zst")):
+            with zstandard.open(path, "rt", encoding="utf-8") as lines:
+                for line in lines:
+                    row = json.loads(line)
+                    if text := row.get("text") or row.get("html"):
+                        yield text, row.get("id")
+
+
 def write_sources(corpora: Path, out: Path, megabytes: float) -> dict[str, int]:
     """Write `prose.jsonl` and `other.jsonl` of together about `megabytes` of text; bytes of text by source."""
-    written = {}
+    written: dict[str, int] = {}
     whole = int(megabytes * 1e6)
     for name, folders in (("prose", PROSE), ("other", OTHER)):
         size = 0
         with open(out / f"{name}.jsonl", "w", encoding="utf-8") as file:
-            for folder in folders:
-                for path in sorted((corpora / folder).glob("*.jsonl.zst")):
-                    with zstandard.open(path, "rt", encoding="utf-8") as lines:
-                        for line in lines:
-                            row = json.loads(line)
-                            text = row.get("text") or row.get("html")
-                            if text and size + sum(written.values()) < whole:
-                                file.write(
-                                    json.dumps({"text": text, "id": row.get("id")}, ensure_ascii=False) + "\n"
-                                )
-                                size += len(text.encode())
+            for text, id_ in documents_of(corpora, folders):
+                if size + sum(written.values()) >= whole:
+                    break
+                file.write(json.dumps({"text": text, "id": id_}, ensure_ascii=False) + "\n")
+                size += len(text.encode())
         written[name] = size
     return written
 

@@ -53,19 +53,20 @@ import sys, time, multiprocessing
 from winnow.pipelines import load
 from winnow.pipelines.planning import plan
 from winnow.pipelines.records import Outputs
-from winnow.pipelines import documents, tokens, corpus
+from winnow.pipelines import documents, filtering, tokens, corpus, verdicts
 from winnow.shards import storage
 
 def work(part):
     recipe, out, first, step, vocabulary = part
     planned = plan(load(recipe))
     for source in planned.sources:
-        filters = corpus.filter_settings(source)
+        filters = filtering.filter_settings(source)
+        rules = filtering.parts_of(planned.recipe, filters)[-1].rules
         for split in source.splits[first::step]:
             place = storage.join(out, source.name)
             outputs = Outputs(place)
-            read = documents.documents_task(documents.DocumentsSpec(split, source.read, filters, False), outputs)
-            documents.filters_task(documents.FiltersSpec(split.index, place, filters), outputs)
+            read = documents.documents_task(documents.DocumentsSpec(split, source.read, filters), outputs)
+            verdicts.filters_task(verdicts.FiltersSpec(split.index, place, rules), outputs)
             spec = tokens.TokensSpec(source.name, split.index, read["documents"], place, place, None, vocabulary,
                                      "fastokens", "eos")
             tokens.tokens_task(spec, outputs)

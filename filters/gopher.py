@@ -3,41 +3,60 @@
 Rae et al. 2021, arXiv:2112.11446, appendix A: documents are removed that have too few or too many words,
 words that are too short or long on average, too many hashes, ellipses, bullet points, words without a letter,
 or too few English stop words. The paper names no word splitter; a word here is a run of characters that are
-not whitespace (signals.py, where all counted things are defined). spaCy's tokens, which datatrove counts,
-make the rule on alphabetic words far harsher: they cut off punctuation, and each such token is a word without
-a letter.
+not whitespace (word_signals.py, where all counted things are defined). With `words: datatrove` the decision is
+that of datatrove 0.9.0's GopherQualityFilter for English: words are spaCy's tokens, and lines are cut as
+``str.splitlines`` does. That makes the rule on alphabetic words far harsher: the tokens cut off punctuation, and
+each such token is a word without a letter.
 
 The rules are made for English, and for prose: code, tables, poems and other languages mostly fail them.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from winnow.filters.rules import Ratio, Rule, Score, Signal
+from winnow.filters.thresholds import rules_of
 
-_SOURCE = "Gopher, arXiv:2112.11446, appendix A"
+_SOURCES = {
+    "paper": "Gopher, arXiv:2112.11446, appendix A",
+    "datatrove": "Gopher, arXiv:2112.11446, appendix A, by datatrove 0.9.0",
+}
 
-# setting -> score; in the paper's order, which is the order in which reasons are looked for.
-_SCORES: dict[str, Score] = {
-    "min_words": Signal("words"),
-    "max_words": Signal("words"),
-    "min_mean_word_chars": Ratio("word_chars", "words"),
-    "max_mean_word_chars": Ratio("word_chars", "words"),
-    "max_hashes_per_word": Ratio("hashes", "words"),
-    "max_ellipses_per_word": Ratio("ellipses", "words"),
-    "max_bullet_line_frac": Ratio("bullet_lines", "lines"),
-    "max_ellipsis_line_frac": Ratio("ellipsis_lines", "lines"),
-    "min_alpha_word_frac": Ratio("alpha_words", "words"),
-    "min_stop_words": Signal("stop_words"),
+# setting -> score; in the paper's order, which is the order in which reasons are looked for, datatrove's too.
+_SCORES: dict[str, dict[str, Score]] = {
+    "paper": {
+        "min_words": Signal("words"),
+        "max_words": Signal("words"),
+        "min_mean_word_chars": Ratio("word_chars", "words"),
+        "max_mean_word_chars": Ratio("word_chars", "words"),
+        "max_hashes_per_word": Ratio("hashes", "words"),
+        "max_ellipses_per_word": Ratio("ellipses", "words"),
+        "max_bullet_line_frac": Ratio("bullet_lines", "lines"),
+        "max_ellipsis_line_frac": Ratio("ellipsis_lines", "lines"),
+        "min_alpha_word_frac": Ratio("alpha_words", "words"),
+        "min_stop_words": Signal("stop_words"),
+    },
+    "datatrove": {
+        "min_words": Signal("dt_nonsymbol_words"),
+        "max_words": Signal("dt_nonsymbol_words"),
+        "min_mean_word_chars": Ratio("dt_nonsymbol_word_chars", "dt_nonsymbol_words"),
+        "max_mean_word_chars": Ratio("dt_nonsymbol_word_chars", "dt_nonsymbol_words"),
+        "max_hashes_per_word": Ratio("hashes", "dt_words"),
+        "max_ellipses_per_word": Ratio("ellipses", "dt_words"),
+        "max_bullet_line_frac": Ratio("dt_bullet_lines", "dt_lines"),
+        "max_ellipsis_line_frac": Ratio("dt_ellipsis_lines", "dt_lines"),
+        "min_alpha_word_frac": Ratio("dt_alpha_words", "dt_words"),
+        "min_stop_words": Signal("dt_stop_words"),
+    },
 }
 
 
 class GopherQuality(BaseModel):
     """Gopher's quality rules with the paper's bounds. None switches a rule off; 0 is the number zero.
 
-    Each setting is one rule, ``gopher-quality.<setting>``. A bound itself passes: 50 words are enough. A
+    Each setting but `words` is one rule, ``gopher-quality.<setting>``. A bound itself passes: 50 words are enough. A
     document without words has no mean or share of words, and one without lines no share of lines; those rules
     let it pass.
     """
@@ -65,6 +84,10 @@ class GopherQuality(BaseModel):
     """Share of words that need an alphabetic character."""
     min_stop_words: int | None = Field(2, ge=0, le=8)
     """How many different ones of the, be, to, of, and, that, have, with must occur."""
+    words: Literal["paper", "datatrove"] = "paper"
+    """What a word is: a run of characters that are not whitespace, or what datatrove takes for English, a token of
+    spaCy's (needs the extra `datatrove`); then words of only punctuation are left out where words are counted and
+    their mean length is taken."""
 
     @model_validator(mode="after")
     def _bounds_leave_room(self) -> GopherQuality:
@@ -75,15 +98,5 @@ class GopherQuality(BaseModel):
         return self
 
     def rules(self) -> tuple[Rule, ...]:
-        """One rule for each setting that is not None, in the order of the settings."""
-        return tuple(
-            Rule(
-                name=f"{self.name}.{setting}",
-                score=score,
-                minimum=bound if setting.startswith("min_") else None,
-                maximum=bound if setting.startswith("max_") else None,
-                source=_SOURCE,
-            )
-            for setting, score in _SCORES.items()
-            if (bound := getattr(self, setting)) is not None
-        )
+        """One rule for each bound that is not None, in the order of the settings."""
+        return rules_of(self, _SCORES[self.words], _SOURCES[self.words])

@@ -3,8 +3,8 @@
 Numba keeps compiled code in a directory and decides by one source file whether that code is still good: a
 helper changed in another module goes unseen, and stale code runs. So this module, the only one here that
 imports numba, first points ``NUMBA_CACHE_DIR`` at a directory whose name holds numba's version and a hash
-over every source file of this folder and the processor (nodes of different kinds may share a home directory).
-It is looked for in this order, and the first place that can be written is taken:
+over every source file that a kernel can depend on and the processor (nodes of different kinds may share a home
+directory). It is looked for in this order, and the first place that can be written is taken:
 
 1. ``NUMBA_CACHE_DIR`` as the user set it,
 2. ``$XDG_CACHE_HOME/winnow``, or ``~/.cache/winnow``,
@@ -31,18 +31,29 @@ import pyarrow as pa
 
 FOLDER = Path(__file__).resolve().parent
 _PREFIX = "winnow-kernels-"
-_KERNEL_MODULE = re.compile(r"^from winnow\.filters\.jit import", re.MULTILINE)
+_IMPORT = re.compile(r"\bwinnow\.filters(?:\.| import )(\w+)")
 
 
 def cache_name(folder: Path = FOLDER) -> str:
     """Name of the cache directory for the Python sources in `folder`, on this processor, with this numba."""
     digest = hashlib.blake2b(digest_size=8)
-    for source in sorted(folder.glob("*.py")):
+    for source in kernel_sources(folder):
         content = source.read_bytes()
         digest.update(f"{source.name}\0{len(content)}\0".encode())
         digest.update(content)
     digest.update(_processor().encode())
     return f"{_PREFIX}{digest.hexdigest()}-numba-{version('numba')}"
+
+
+def kernel_sources(folder: Path) -> list[Path]:
+    """The modules of `folder` that compile kernels, and every module of it that they import, by name."""
+    imports = {p.stem: set(_IMPORT.findall(p.read_text(encoding="utf-8"))) for p in folder.glob("*.py")}
+    wanted: set[str] = set()
+    left = {name for name, imported in imports.items() if "jit" in imported} | ({"jit"} & imports.keys())
+    while left:
+        wanted |= left
+        left = {i for name in left for i in imports[name]} & imports.keys() - wanted
+    return [folder / f"{name}.py" for name in sorted(wanted)]
 
 
 def _processor() -> str:
@@ -121,22 +132,6 @@ def njit(signature: Any) -> Callable[[Callable], Callable]:
     ``fastmath``), so that results do not depend on how a loop was vectorised.
     """
     return numba.njit(signature, **_OPTIONS)
-
-
-def warm_up() -> tuple[str, ...]:
-    """Compile every kernel of this folder, or load it; returns the names of their modules.
-
-    To be called once per node before work is fanned out, so that the node's processes find the cache filled
-    instead of all compiling the same thing. Signatures are declared: importing a module compiles its kernels.
-    """
-    names = tuple(
-        f"{__package__}.{source.stem}"
-        for source in sorted(FOLDER.glob("*.py"))
-        if _KERNEL_MODULE.search(source.read_text(encoding="utf-8"))
-    )
-    for name in names:
-        importlib.import_module(name)
-    return names
 
 
 def text_buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:

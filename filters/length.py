@@ -1,17 +1,54 @@
-"""Is a document long enough, and not too long: bounds on its words, characters and bytes.
+"""Is a document long enough, and not too long: bounds on its words, characters, bytes and tokens.
 
 A word is a run of characters that are not whitespace, a character is a code point, and bytes are those of the
-UTF-8 text (signals.py). There is no default bound: what is too short depends on the corpus.
+UTF-8 text (signals.py). Tokens are those of the run's tokenizer, without control tokens; they are counted by
+tokenizing the text, which costs more than everything else here. There is no default bound: what is too short
+depends on the corpus.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from winnow.filters.rules import Rule, Signal
 
-_UNITS = ("words", "chars", "bytes")
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+_UNITS = ("words", "chars", "bytes", "tokens")
+
+
+class TokenCounter(Protocol):
+    """Counts tokens; the run brings one, for filters know no tokenizer."""
+
+    def identity(self) -> Any:
+        """What the counts depend on, as JSON can say it."""
+
+    def count(self, texts: pa.LargeStringArray) -> np.ndarray:
+        """Tokens of each text, uint32[n]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Measures the signal `tokens`."""
+
+    counter: TokenCounter | None
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"tokens": "uint32"}
+
+    def identity(self) -> Any:
+        assert self.counter is not None
+        return self.counter.identity()
+
+    def measure(self, documents: pa.RecordBatch) -> Mapping[str, Any]:
+        assert self.counter is not None
+        return {"tokens": self.counter.count(documents.column("text"))}
 
 
 class Length(BaseModel):
@@ -32,6 +69,12 @@ class Length(BaseModel):
     """Bytes of UTF-8 a document needs."""
     max_bytes: int | None = Field(None, ge=0)
     """Bytes of UTF-8 a document may have."""
+    min_tokens: int | None = Field(None, ge=0)
+    """Tokens a document needs."""
+    max_tokens: int | None = Field(None, ge=0)
+    """Tokens a document may have."""
+
+    _counter: TokenCounter | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _bounds_are_given_and_leave_room(self) -> Length:
@@ -43,8 +86,23 @@ class Length(BaseModel):
                 raise ValueError(f"min_{unit} ({low}) is above max_{unit} ({high}): nothing would pass")
         return self
 
+    @property
+    def wants_counter(self) -> bool:
+        """Whether it needs `with_counter`."""
+        return self.min_tokens is not None or self.max_tokens is not None
+
+    def with_counter(self, counter: TokenCounter) -> Self:
+        """The same settings, with what counts tokens."""
+        copy = self.model_copy()
+        copy._counter = counter
+        return copy
+
+    def measures(self) -> tuple[Tokens, ...]:
+        """One where tokens are bounded; without a counter it can say its column, and no more."""
+        return (Tokens(self._counter),) if self.wants_counter else ()
+
     def rules(self) -> tuple[Rule, ...]:
-        """One rule for each bound given: words, characters, bytes; of each the minimum first."""
+        """One rule for each bound given: words, characters, bytes, tokens; of each the minimum first."""
         found = []
         for unit in _UNITS:
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")

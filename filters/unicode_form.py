@@ -13,9 +13,10 @@ import unicodedata
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from winnow.filters.rewriting import Rewritten
+from winnow.filters.rules import Rule
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 
@@ -24,9 +25,14 @@ class NFC(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str] = "nfc"
+    columns: ClassVar[dict[str, str]] = {}
 
-    def rewrite(self, texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, np.ndarray]:
-        """The texts in NFC, and int64[n]: by how many characters each one became shorter.
+    def rules(self) -> tuple[Rule, ...]:
+        """None."""
+        return ()
+
+    def rewrite(self, documents: pa.RecordBatch) -> Rewritten:
+        """The texts in NFC.
 
         A count is negative for the few characters that NFC takes apart, and may be 0 for a text that changed
         (characters put into another order). Where nothing changes, the very same array comes back. ASCII is
@@ -36,12 +42,13 @@ class NFC(BaseModel):
         Raises
         ------
         ValueError
-            `texts` has nulls.
+            A text is null.
         """
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        texts = documents.column("text")
         if texts.null_count:
             raise ValueError(f"texts must have no nulls; {texts.null_count} of {len(texts)} are null")
         shorter_by = np.zeros(len(texts), np.int64)
@@ -55,5 +62,6 @@ class NFC(BaseModel):
                 changed[i] = True
                 replacements.append(composed)
         if not replacements:
-            return texts, shorter_by
-        return pc.replace_with_mask(texts, pa.array(changed), pa.array(replacements, texts.type)), shorter_by
+            return Rewritten(texts, shorter_by)
+        new = pc.replace_with_mask(texts, pa.array(changed), pa.array(replacements, texts.type))
+        return Rewritten(new, shorter_by)

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ IN_FLIGHT_PER_WORKER = 3
 """Tasks queued for each worker, so that none waits for the driver."""
 WIDTH_SECONDS = 5.0
 """How often a cluster that grows and shrinks is asked how large it is."""
-NODE_SECONDS = 60.0
-"""What a node may take to show that it is fit for work."""
+NODE_SECONDS = 240.0
+"""What a node may take to show that it is fit for work; compiling every kernel there is takes it half of that."""
 OBJECT_STORE_BYTES = 100 << 20
 """Only specifications and records pass through it."""
 
@@ -51,6 +51,8 @@ class Task:
     index: int
     function: TaskFunction
     spec: Any
+    memory: int = 0
+    """Bytes it asks of Ray where that is more than `limits.task_memory`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,10 @@ def _remote(location: str, index: int, function: TaskFunction, spec: Any) -> Rec
     return perform(location, index, function, spec)
 
 
-def _show_node(probe: str) -> tuple[str, bool]:
-    """(code version, whether this node sees RUN), after compiling the kernels."""
+def _show_node(probe: str, rehearse: Callable[[], None]) -> tuple[str, bool]:
+    """(code version, whether this node sees RUN), after a rehearsal that compiles the kernels."""
     quiet_worker()
-    from winnow.filters.jit import warm_up
-
-    warm_up()
+    rehearse()
     return code_version(), storage.exists(probe)
 
 
@@ -136,7 +136,15 @@ ONE_THREAD = dict.fromkeys(POOLS, "1") | {"TOKENIZERS_PARALLELISM": "false"}
 class Cluster:
     """Tasks on Ray: a cluster that is there (`address`, or RAY_ADDRESS as in a Ray job), or one started here."""
 
-    def __init__(self, run: str, address: str | None, workers: int | None, task_memory: int):
+    def __init__(
+        self,
+        run: str,
+        address: str | None,
+        workers: int | None,
+        task_memory: int,
+        rehearse: Callable[[], None],
+    ):
+        """`rehearse` is called once on every node before its tasks, so that they find kernels compiled."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS") or None
@@ -162,7 +170,8 @@ class Cluster:
         self.task = ray.remote(_remote).options(
             num_cpus=1, max_retries=RETRIES, retry_exceptions=[OSError], **options
         )
-        self._prepare_nodes(run, options)
+        self.task_memory = task_memory
+        self._prepare_nodes(run, rehearse, options)
 
     @property
     def in_flight(self) -> int:
@@ -172,13 +181,13 @@ class Cluster:
         cpus = max(int(self.ray.cluster_resources().get("CPU", 1)), 1)
         return cpus * IN_FLIGHT_PER_WORKER
 
-    def _check_memory(self, task_memory: int) -> None:
+    def _check_memory(self, wanted: int) -> None:
         """A request that no node meets would wait for ever; an empty cluster may still grow one that does."""
         nodes = [n["Resources"] for n in self.ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
         largest = max((n.get("memory", 0) for n in nodes), default=None)
-        if largest is not None and largest < task_memory:
+        if largest is not None and largest < wanted:
             raise ClusterError(
-                f"a task asks for {task_memory:,} bytes of memory (limits.task_memory), the largest node has "
+                f"a task asks for {wanted:,} bytes of memory (limits.task_memory), the largest node has "
                 f"{int(largest):,}; lower it, or start larger nodes"
             )
 
@@ -215,7 +224,7 @@ class Cluster:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
 
-    def _prepare_nodes(self, run: str, options: dict[str, Any]) -> None:
+    def _prepare_nodes(self, run: str, rehearse: Callable[[], None], options: dict[str, Any]) -> None:
         """Let every node show that it runs the same code and sees RUN, and compile its kernels once.
 
         Raises ClusterError naming what differs, or when a node does not answer within `NODE_SECONDS`.
@@ -233,7 +242,7 @@ class Cluster:
                     num_cpus=1,
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
                     **options,
-                ).remote(probe)
+                ).remote(probe, rehearse)
                 for node in nodes
             ]
             if shown:
@@ -270,7 +279,7 @@ class Cluster:
                     exhausted = True
                     break
                 task = job.task
-                waiting[self.task.remote(job.location, task.index, task.function, task.spec)] = job
+                waiting[self._remote(task).remote(job.location, task.index, task.function, task.spec)] = job
             if not waiting:
                 return
             if time.monotonic() - asked > WIDTH_SECONDS:
@@ -282,6 +291,13 @@ class Cluster:
             for ref in ready:
                 job = waiting.pop(ref)
                 yield job.request, self._result(ref, job)
+
+    def _remote(self, task: Task) -> Any:
+        """Ray's form of a task, with the memory it needs."""
+        if self.here or task.memory <= self.task_memory:
+            return self.task
+        self._check_memory(task.memory)
+        return self.task.options(memory=task.memory)
 
     def _result(self, ref: Any, job: Job) -> Record:
         exceptions = self.ray.exceptions

@@ -138,6 +138,59 @@ def stats(run: RunArgument, json: JsonOption = False) -> None:
 
 
 @app.command()
+def audit(
+    run: RunArgument,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", help="A rule, a filter (all its rules), or exact; with --sample."),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Show so many documents that --filter dropped.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only documents of this source; with --sample.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the sample; default: the run's.")] = None,
+    doc: Annotated[
+        str | None, typer.Option(help="Id of a document: what became of it, and by which numbers?")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Show the document's text too; with --doc.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what was dropped: a table source by rule, a sample of dropped documents, or one document's story."""
+    from dataclasses import asdict
+
+    from winnow.pipelines import audit_report
+    from winnow.pipelines.audit import audit_facts, sample_dropped
+    from winnow.pipelines.audit_document import document_story
+    from winnow.pipelines.finished import open_run
+
+    if (filter_ is None) != (sample is None) or (doc is not None and sample is not None):
+        raise typer.BadParameter("give --filter and --sample, or --doc, or neither")
+    if sample is None and (source is not None or seed is not None):
+        raise typer.BadParameter("--source and --seed are about a sample: give --filter and --sample, too")
+    if text and doc is None:
+        raise typer.BadParameter("--text is about one document: give --doc, too")
+    opened = open_run(run)
+    if filter_ is not None and sample is not None:
+        documents = sample_dropped(opened, filter_, sample, source, seed)
+        if json:
+            _print_json([asdict(document) for document in documents])
+        else:
+            audit_report.print_sample(filter_, documents)
+    elif doc is not None:
+        story = document_story(opened, doc, text=text)
+        if json:
+            _print_json(asdict(story))
+        else:
+            audit_report.print_story(story)
+    else:
+        facts = audit_facts(opened.mixture)
+        if json:
+            _print_json(facts)
+        else:
+            audit_report.print_audit(facts)
+
+
+@app.command()
 def trace(
     run: RunArgument,
     stream: Annotated[str | None, typer.Option(help="Source of the sample.")] = None,

@@ -10,11 +10,23 @@ is published: for every source, documents read = kept + dropped by reason, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from winnow.pipelines import documents, dropped, exact, lease, pack, publish, stream, tokens
+from winnow.pipelines import (
+    documents,
+    dropped,
+    exact,
+    filtering,
+    lease,
+    models,
+    pack,
+    publish,
+    stream,
+    tokens,
+    training,
+)
 from winnow.pipelines.cluster import Cluster, Inline, Task
 from winnow.pipelines.engine import Done, Engine, Request, RunError
 from winnow.pipelines.planning import Plan, SourcePlan, plan
@@ -35,6 +47,7 @@ class SourceRun:
     """What is known of one source as the run goes on."""
 
     plan: SourcePlan
+    filter_settings: filtering.Filters
     documents: Done
     filters: Done
     exact: Done | None = None
@@ -57,6 +70,12 @@ class Corpus:
     sources: dict[str, SourceRun]
     tokenizer: Done
     vocabulary: Vocabulary
+    fetched: dict[str, Done] = field(default_factory=dict)
+    """The stage of each model that filters go by and the recipe does not train, by the recipe's name for it."""
+    classifiers: dict[str, Done] = field(default_factory=dict)
+    """The stage of each classifier that the recipe trains."""
+    models: models.Models = field(default_factory=dict)
+    """All of them."""
     backend: BackendChoice | None = None
     mixture: dict[str, Any] | None = None
     """What RUN/mixture.json holds; None when the run was stopped before the shards."""
@@ -69,6 +88,12 @@ class Corpus:
     @property
     def recipe(self) -> Recipe:
         return self.plan.recipe
+
+    @property
+    def counter(self) -> tokens.RunCounter:
+        """What counts tokens for filters."""
+        assert self.backend is not None
+        return tokens.RunCounter(self.tokenizer.location, self.backend.name)
 
 
 def run(
@@ -102,9 +127,11 @@ def run(
         try:
             publish.begin(out, planned)
             tokenizer = _tokenizer(engine, recipe, source)
+            found = models.fetch(engine, recipe)
             if not inline:
-                engine.executor = Cluster(out, address, workers, recipe.limits.task_memory)
-            return _stages(engine, planned, tokenizer, until)
+                rehearse = partial(documents.rehearse, filtering.all_parts(planned))
+                engine.executor = Cluster(out, address, workers, recipe.limits.task_memory, rehearse)
+            return _stages(engine, planned, tokenizer, found, until)
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
@@ -157,10 +184,18 @@ def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
     return done
 
 
-def _stages(engine: Engine, planned: Plan, tokenizer: Done, until: str | None) -> Corpus:
+def _stages(
+    engine: Engine, planned: Plan, tokenizer: Done, found: dict[str, Done], until: str | None
+) -> Corpus:
     started = time.perf_counter()
     vocabulary = tokens.load_vocabulary(tokenizer.location)
     corpus = Corpus(engine.run, planned, {}, tokenizer, vocabulary)
+    corpus.fetched = found
+    corpus.models = {name: models.file_of(done) for name, done in found.items()}
+    corpus.backend = choose_backend(vocabulary)
+    engine.progress.say(f"tokenizer {planned.recipe.tokenizer.name}: {corpus.backend.reason}")
+    corpus.classifiers = training.train(engine, planned, corpus.models, corpus.counter)
+    corpus.models |= {name: models.file_of(done) for name, done in corpus.classifiers.items()}
     steps = (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack)
     for stage, step in zip(STAGES, steps, strict=True):
         step(engine, planned, corpus)
@@ -181,79 +216,26 @@ def _stages(engine: Engine, planned: Plan, tokenizer: Done, until: str | None) -
 
 def _read(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     recipe = planned.recipe
-    requests = []
-    for source in planned.sources:
-        filters = filter_settings(source)
-        stage = documents_stage(recipe, source)
-        specs = [documents.DocumentsSpec(s, source.read, filters) for s in source.splits]
-        tasks = [Task(s.split.index, documents.documents_task, s) for s in specs]
-        publish.put_listing(engine.run, stage, source)
-        requests.append(Request(stage, tasks, _bad_rows_check(recipe, source)))
-    for source, done in zip(planned.sources, engine.perform_all(requests), strict=True):
-        corpus.sources[source.name] = SourceRun(source, done, done)
-
-
-def filter_settings(source: SourcePlan) -> tuple[Any, ...]:
-    """The settings of a source's filters, in order."""
-    return tuple(f.settings for f in source.source.filters)  # type: ignore[attr-defined]
-
-
-def documents_stage(recipe: Recipe, source: SourcePlan) -> Stage:
-    """The identity of a source's documents: what is read, how it is cut, and what decides the text of its documents."""
-    parts = documents.segments(filter_settings(source))
-    early: list[Any] = []
-    for part in parts:
-        if part.rewriter is not None:
-            early.append([part.rewriter.name, part.rewriter.model_dump(mode="json")])  # type: ignore[attr-defined]
-        if part is not parts[-1]:
-            early.append([[r.name, r.minimum, r.maximum] for r in part.rules])
-    read = source.read
-    settings = {
-        "source": source.name,
-        # A file's fingerprint may be only its time and size, which other directories can share.
-        "root": source.root,
-        "format": read.format,
-        "text": read.text,
-        "key": read.key,
-        "on_truncated": read.on_truncated,
-        "max_document_bytes": read.max_document_bytes,
-        "split_bytes": recipe.limits.split_bytes,
-        "files": publish.listing_digest(source),
-        "segments": early,
-        "signals": bool(parts[-1].rules),
+    filters = {
+        s.name: models.complete(filtering.filter_settings(s), corpus.models, corpus.counter)
+        for s in planned.sources
     }
-    return Stage(f"documents.{source.name}", documents.VERSION, settings)
-
-
-def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], None]:
-    def check(record: Record) -> None:
-        lost = record.counts["lost"]
-        bad = {r: lost[r] for r in publish.MALFORMED if r in lost}
-        allowed = max(1, int(recipe.max_bad_rows * record.counts["rows"])) if recipe.max_bad_rows else 0
-        if sum(bad.values()) > allowed:
-            split = source.splits[record.index]
-            files = split.pieces[0].path + (f" … {split.pieces[-1].path}" if len(split.pieces) > 1 else "")
-            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(bad.items()))
-            raise InputError(
-                f"source {source.name!r}, split {record.index} ({files}): {sum(bad.values())} of "
-                f"{record.counts['rows']} rows are malformed ({reasons}), max_bad_rows allows {allowed}; "
-                f"they are kept in the stage's {documents.name('lost', record.index, 'parquet')}"
-            )
-
-    return check
+    for name, settings in filters.items():
+        filtering.check(recipe, ("sources", name), settings)
+    requests = [
+        filtering.documents_request(engine.run, recipe, s, filters[s.name], corpus.models)
+        for s in planned.sources
+    ]
+    for source, done in zip(planned.sources, engine.perform_all(requests), strict=True):
+        corpus.sources[source.name] = SourceRun(source, filters[source.name], done, done)
 
 
 def _filter(engine: Engine, planned: Plan, corpus: Corpus) -> None:
-    requests = []
-    for source in corpus.sources.values():
-        filters, read = filter_settings(source.plan), source.documents
-        rules = documents.segments(filters)[-1].rules
-        settings = {"rules": [[r.name, r.minimum, r.maximum] for r in rules]}
-        name = f"filters.{source.name}"
-        stage = Stage(name, documents.FILTERS_VERSION, settings, (read.stage.directory,))
-        specs = [documents.FiltersSpec(s.index, read.location, filters) for s in source.plan.splits]
-        requests.append(Request(stage, [Task(s.split, documents.filters_task, s) for s in specs]))
-    for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
+    works = [
+        filtering.filters_work(planned.recipe, source.plan, source.filter_settings, source.documents)
+        for source in corpus.sources.values()
+    ]
+    for source, done in zip(corpus.sources.values(), engine.together(*works), strict=True):
         source.filters = done
 
 
@@ -288,8 +270,7 @@ def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
 
 def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     append = planned.recipe.tokenizer.append
-    corpus.backend = choose_backend(corpus.vocabulary)
-    engine.progress.say(f"tokenizer {planned.recipe.tokenizer.name}: {corpus.backend.reason}")
+    assert corpus.backend is not None
     requests = []
     for source in corpus.sources.values():
         upstream = [source.filters.stage.directory, corpus.tokenizer.stage.directory]
@@ -368,7 +349,7 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
                 documents=source.documents.location,
                 filters=source.filters.location,
                 exact=source.exact.location if source.exact else None,
-                settings=filter_settings(source.plan),
+                rules=filtering.parts_of(recipe, source.filter_settings)[-1].rules,
                 text=recipe.dropped_text,
                 seed=recipe.seed,
             )

@@ -1,9 +1,10 @@
 """What went, and why: RUN/dropped/<source>/, a row per document that did not stay.
 
-Columns: id, key, stage (`read`, `filters`, `dedup`), filter (the reason, the first failing rule, `exact`), score,
-threshold, failing (all failing rules), survivor (dedup), text, raw. `text` is there for a seeded sample per
-filter and split (`dropped_text: sample`), for all, or for none; `raw` is the bytes of a malformed row, at
-most 64 KiB. For `read` the score is the row's size in bytes.
+Columns: id, key, stage (`read`, `filters`, `dedup`), filter (the reason, the first failing rule, `exact`),
+detail (what some filters say beside the score: a language, another library's reason), score, threshold, failing
+(all failing rules), survivor (dedup), text, raw. `text` is there for a seeded sample per filter and split
+(`dropped_text: sample`), for all, or for none; `raw` is the bytes of a malformed row, at most 64 KiB. For `read`
+the score is the row's size in bytes.
 
 Memory: one Arrow batch of text, the ids of what a split dropped, and the sample.
 """
@@ -17,17 +18,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from winnow.filters.catalogue import segments
-from winnow.pipelines.documents import LOST_SCHEMA, failing_names, lost_batch, name
+from winnow.filters.rules import Rule
+from winnow.pipelines.documents import LOST_SCHEMA, details_of, failing_names, lost_batch, name
 from winnow.pipelines.exact import verdict_name
 from winnow.pipelines.records import Outputs
 from winnow.shards import storage, tables
 
-VERSION = 1
+VERSION = 2
 SAMPLES_PER_FILTER = 64
 """Texts kept per source and filter, spread over its splits; at least one a split."""
 SAMPLE_SEED = 0x73616D706C65
-SCHEMA = LOST_SCHEMA.insert(7, pa.field("survivor", tables.ID))
+SURVIVOR = LOST_SCHEMA.get_field_index("text")
+SCHEMA = LOST_SCHEMA.insert(SURVIVOR, pa.field("survivor", tables.ID))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class DroppedSpec:
     documents: str
     filters: str
     exact: str | None
-    settings: tuple[Any, ...]
-    """Of the source's filters."""
+    rules: tuple[Rule, ...]
+    """Of the last segment."""
     text: str
     seed: int
 
@@ -63,7 +65,7 @@ def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
 
 def _lost(spec: DroppedSpec) -> Iterator[pa.RecordBatch]:
     for batch in tables.parquet_batches(storage.join(spec.documents, name("lost", spec.split, "parquet"))):
-        yield batch.add_column(7, SCHEMA.field("survivor"), pa.nulls(batch.num_rows, tables.ID))
+        yield batch.add_column(SURVIVOR, SCHEMA.field("survivor"), pa.nulls(batch.num_rows, tables.ID))
 
 
 def _malformed(spec: DroppedSpec) -> Iterator[pa.RecordBatch]:
@@ -92,12 +94,10 @@ def _blank(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:
 
 def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
     """What the last segment and dedup dropped, a batch a batch of text; `text` still null in it."""
-    rules = [rule.name for rule in segments(spec.settings)[-1].rules]
-    rows = tables.Aligned(
-        tables.parquet_batches(
-            storage.join(spec.documents, name("rows", spec.split, "parquet")), ["id", "key"]
-        )
-    )
+    rules = spec.rules
+    details = sorted({rule.detail for rule in rules if rule.detail})
+    place = storage.join(spec.documents, name("rows", spec.split, "parquet"))
+    rows = tables.Aligned(tables.parquet_batches(place, ["id", "key", *details]))
     verdicts = tables.Aligned(
         tables.arrow_batches(storage.join(spec.filters, name("verdict", spec.split, "arrow")))
     )
@@ -124,7 +124,10 @@ def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.R
                 ids=row.column("id").take(take),
                 keys=row.column("key").take(take),
                 stage=stage,
-                filters=[rules[i] for i in first[where]] if of_filters else ["exact"] * len(where),
+                filters=[rules[i].name for i in first[where]] if of_filters else ["exact"] * len(where),
+                details=details_of(rules, first[where], {d: row.column(d) for d in details}, take)
+                if of_filters
+                else None,
                 scores=verdict.column("score").to_numpy()[where] if of_filters else None,
                 thresholds=verdict.column("threshold").to_numpy()[where] if of_filters else None,
                 failing=failing_names(verdict.column("failing").to_numpy()[where], rules)
@@ -134,7 +137,10 @@ def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.R
             column = pa.nulls(len(where), tables.ID)
             if survivor is not None and not of_filters:
                 column = survivor.take(take)
-            yield batch.add_column(7, SCHEMA.field("survivor"), column), texts.take(take) if texts else None
+            yield (
+                batch.add_column(SURVIVOR, SCHEMA.field("survivor"), column),
+                texts.take(take) if texts else None,
+            )
 
 
 def _text_batches(spec: DroppedSpec, with_text: bool) -> Iterator[tuple[int, pa.Array | None]]:

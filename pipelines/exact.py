@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from winnow.pipelines.cluster import Task
-from winnow.pipelines.documents import kept_by_filters, name
+from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
 from winnow.pipelines.records import Outputs, Record, Stage
+from winnow.pipelines.verdicts import kept_by_filters
 from winnow.shards import exchange, tables
 
 VERSION = 1

@@ -6,6 +6,7 @@ shards are whole, and what in it nobody refers to any more. Reads only what it s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from winnow.pipelines.records import completed
 from winnow.pipelines.tokens import load_vocabulary
 from winnow.shards import mds, storage, tables
 from winnow.tokenize.encoder import Encoder
+
+DOCUMENT_ID = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 class NotFinishedError(RuntimeError):
@@ -84,6 +87,7 @@ class FinishedRun:
             )
         self.mixture = publish.read_json(self.location, "mixture.json")
         self.places = {s["name"]: s for s in self.manifest["sources"]}
+        self._listings: dict[str, dict[int, str]] = {}
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -100,7 +104,11 @@ class FinishedRun:
     @property
     def tokenizer(self) -> str:
         """Location of the tokenizer's stage."""
-        directory = next(s["directory"] for s in self.manifest["stages"] if s["name"] == "tokenizer")
+        return self.stage_named("tokenizer")
+
+    def stage_named(self, name: str) -> str:
+        """Location of the stage of that name: its kind, and its source where it belongs to one."""
+        directory = next(s["directory"] for s in self.manifest["stages"] if s["name"] == name)
         return storage.join(self.location, "stages", directory)
 
     # ---- samples and documents ------------------------------------------------------------------------------
@@ -155,14 +163,8 @@ class FinishedRun:
 
         Raises UnknownError for an id that is not 32 hexadecimal digits or of no file of the run.
         """
-        try:
-            raw = bytes.fromhex(document)
-        except ValueError:
-            raw = b""
-        if len(raw) != 16:
-            raise UnknownError(f"{document!r} is no document id: 32 hexadecimal digits")
-        half, position = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
-        source, path = self._owner(half, document)
+        source, path, position = self.place_of(document)
+        half = int(document[:16], 16)
         bounds = np.array([int(b) for b in self.places[source]["partition_bounds"]], np.uint64)
         high, low = np.array([half], np.uint64), np.array([position], np.uint64)
         key = int(stream.order_keys(self.recipe.seed, high, low, low, 0.0)[0])
@@ -191,15 +193,33 @@ class FinishedRun:
             return DocumentTrace(document, source, path, position, split, samples, end - begin, unused)
         return DocumentTrace(document, source, path, position, None, (), 0, 0)
 
+    def place_of(self, document: str) -> tuple[str, str, int]:
+        """(source, path, position) that an id tells; whether a document begins there is not looked at.
+
+        Raises UnknownError as `trace_document` does.
+        """
+        if not DOCUMENT_ID.fullmatch(document):
+            raise UnknownError(f"{document!r} is no document id: 32 hexadecimal digits")
+        source, path = self._owner(int(document[:16], 16), document)
+        return source, path, int(document[16:], 16)
+
     def _stream_rows(self, source: str, partition: int, documents: int) -> np.ndarray:
         place = storage.join(self.stage(source, "stream"), name("stream", partition, "rows"))
         data = storage.read_range(place, 0, documents * stream.ROWS.itemsize)
         return np.frombuffer(data, stream.ROWS)
 
     def _files(self, source: str) -> dict[int, str]:
-        with storage.open_input(storage.join(self.stage(source, "documents"), "files.parquet")) as handle:
-            table = pq.read_table(handle, columns=["id_half", "path"])
-        return dict(zip(table.column("id_half").to_pylist(), table.column("path").to_pylist(), strict=True))
+        """First half of an id -> path, in the order of the listing."""
+        if source not in self._listings:
+            with storage.open_input(storage.join(self.stage(source, "documents"), "files.parquet")) as handle:
+                table = pq.read_table(handle, columns=["id_half", "path"])
+            halves, paths = (table.column(c).to_pylist() for c in ("id_half", "path"))
+            self._listings[source] = dict(zip(halves, paths, strict=True))
+        return self._listings[source]
+
+    def file_ranks(self, source: str) -> dict[int, int]:
+        """First half of an id -> the file's place in the order of the source."""
+        return {half: rank for rank, half in enumerate(self._files(source))}
 
     def _owner(self, half: int, document: str) -> tuple[str, str]:
         for source in self.places:

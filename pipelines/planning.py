@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from winnow.pipelines.located import RecipeError
-from winnow.pipelines.recipe import Recipe, Source
+from winnow.pipelines.recipe import EXAMPLES, Recipe, Source
 from winnow.shards import exchange, storage
 from winnow.shards.inputs import (
     InputError,
@@ -65,6 +65,8 @@ class Plan:
 
     recipe: Recipe
     sources: list[SourcePlan] = field(default_factory=list)
+    examples: dict[str, dict[str, list[SourcePlan]]] = field(default_factory=dict)
+    """Of each classifier, its `positive` and its `negative` examples."""
 
     @property
     def disk_estimate(self) -> float:
@@ -98,21 +100,46 @@ def plan(
     for name, source in recipe.sources.items():
         if say:
             say(f"listing {name}")
-        patterns = [expand(p) for p in source.read.path]
-        try:
-            root = expand(source.read.root) if source.read.root else _root(patterns, (roots or {}).get(name))
-            files = list_source(name, root, patterns, [expand(p) for p in source.read.exclude])
-            splits = cut(name, files, source.read.format, recipe.limits.split_bytes)
-        except InputError as error:
-            raise recipe.located(("sources", name, "read", "path"), str(error)) from error
-        except (OSError, ImportError, ValueError) as error:
-            if isinstance(error, RecipeError):
-                raise
-            message = f"source {name!r}: cannot be listed: {error}"
-            raise recipe.located(("sources", name, "read"), message) from error
-        sources.append(SourcePlan(name, source, root, files, splits, read_settings(recipe, source)))
+        sources.append(_plan_source(recipe, name, source, ("sources", name), (roots or {}).get(name)))
+    examples = {
+        name: {
+            kind: [
+                _plan_source(
+                    recipe,
+                    f"{name}.{kind}.{part}",
+                    Source.model_construct(read=e.read, filters=e.filters),
+                    ("classifiers", name, kind, part),
+                )
+                for part, e in getattr(classifier, kind).items()
+            ]
+            for kind in EXAMPLES
+        }
+        for name, classifier in recipe.classifiers.items()
+    }
     _check_ids(recipe, sources)
-    return Plan(recipe, sources)
+    return Plan(recipe, sources, examples)
+
+
+def _plan_source(
+    recipe: Recipe, name: str, source: Source, place: tuple[str, ...], root_before: str | None = None
+) -> SourcePlan:
+    patterns, exclude = [expand(p) for p in source.read.path], [expand(p) for p in source.read.exclude]
+    try:
+        if source.read.root:
+            root = expand(source.read.root)
+        else:
+            patterns = [storage.absolute(p) for p in patterns]  # as a shell would take them
+            root = _root(patterns, root_before)
+        files = list_source(name, root, patterns, exclude)
+        splits = cut(name, files, source.read.format, recipe.limits.split_bytes)
+    except InputError as error:
+        raise recipe.located((*place, "read", "path"), str(error)) from error
+    except (OSError, ImportError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        message = f"source {name!r}: cannot be listed: {error}"
+        raise recipe.located((*place, "read"), message) from error
+    return SourcePlan(name, source, root, files, splits, read_settings(recipe, source))
 
 
 def _root(patterns: list[str], earlier: str | None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,17 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from winnow.pipelines import pack
+from winnow.pipelines import models, pack
 from winnow.pipelines.numbers import show_count
-from winnow.pipelines.planning import Plan, SourcePlan
-from winnow.pipelines.recipe import dump
+from winnow.pipelines.planning import Plan, SourcePlan, expand
+from winnow.pipelines.recipe import Read, dump
 from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, canonical, total
 from winnow.shards import feed, mixture, storage
+from winnow.shards.inputs import relative_pattern
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import Corpus, SourceRun
+    from winnow.pipelines.engine import Done
 
 MALFORMED = ("json", "not-an-object", "missing-column", "wrong-type", "utf8", "surrogate", "too-large")
 """Reasons that count against `max_bad_rows`."""
@@ -55,11 +58,22 @@ PACKAGES = (
 def frozen(plan: Plan) -> str:
     """The recipe as YAML with every default, the roots among them, filled in."""
     recipe = plan.recipe
-    sources = {
-        s.name: s.source.model_copy(update={"read": s.source.read.model_copy(update={"root": s.root})})
-        for s in plan.sources
-    }
+    sources = {s.name: s.source.model_copy(update={"read": _rooted(s)}) for s in plan.sources}
     return dump(recipe.model_copy(update={"sources": sources}))
+
+
+def _rooted(source: SourcePlan) -> Read:
+    """How a source is read, with its root; paths that were relative to a working directory are below that."""
+    read = source.source.read
+    paths = read.path
+    if read.root is None:
+        paths = [
+            relative_pattern(source.root, storage.absolute(p))
+            if expand(p) == p and storage.is_local(p)
+            else p
+            for p in paths
+        ]
+    return read.model_copy(update={"root": source.root, "path": paths})
 
 
 def begin(run: str, plan: Plan) -> None:
@@ -169,6 +183,7 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
         "budget_tokens": int(sum(s.effective_tokens for s in shares)),
         "epoch_rows": mixture.epoch_rows(shares, length),
         "sources": sources,
+        "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
         "dedup": [_dedup_facts(corpus, group) for group in recipe.dedup_groups()],
     }  # fmt: skip
 
@@ -187,14 +202,34 @@ def _source_facts(source: SourceRun, length: int) -> dict[str, Any]:
         "text_bytes": total(read, "text_bytes"),
         "truncated_files": sorted({f for r in read for f in r.counts["truncated"]}),
         "lost": total(read, "lost") or {},
+        "lost_bytes": total(read, "lost_bytes") or {},
         "rewritten_chars": total(read, "rewritten_chars") or {},
         "dropped": total(kept, "dropped") or {},
         "dropped_bytes": total(kept, "dropped_bytes") or {},
+        "failing": _added(total(read, "failing") or {}, total(kept, "failing") or {}),
+        "only": _added(total(read, "only") or {}, total(kept, "only") or {}),
+        "details": _details((*read, *kept)),
         "duplicates": total(source.exact.records, "dropped", source.name) if source.exact else 0,
         "kept_documents": total(source.tokens.records, "documents"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),
     } | {split: _split_facts(source, split, length) for split in pack.SPLITS}
+
+
+def _added(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return {key: a.get(key, 0) + b.get(key, 0) for key in sorted(a | b)}
+
+
+def _details(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """By first failing rule, where it has a detail: documents by that."""
+    rules = sorted({rule for record in records for rule in record.counts.get("details", {})})
+    return {rule: total(records, "details", rule) for rule in rules}
+
+
+def _classifier_facts(done: Done) -> dict[str, Any]:
+    """What a classifier of the recipe was trained on, and how it does on the examples held out."""
+    report = orjson.loads(storage.read_bytes(storage.join(done.location, "report.json")))
+    return {"model": f"stages/{done.stage.directory}/{models.FILE}", **report}
 
 
 def _split_facts(source: SourceRun, split: str, length: int) -> dict[str, int]:
@@ -293,7 +328,8 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
             if done is not None and all(s["directory"] != done.stage.directory for s in stages):
                 stages.append(_stage_facts(done.stage, done.records))
     assert corpus.backend is not None
-    stages.append(_stage_facts(corpus.tokenizer.stage, corpus.tokenizer.records))
+    others = (corpus.tokenizer, *corpus.classifiers.values(), *corpus.fetched.values())
+    stages += [_stage_facts(done.stage, done.records) for done in others]
     inputs = [
         {
             "source": s.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -26,11 +26,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from winnow.filters.catalogue import FILTERS
+from winnow.filters.catalogue import FILTERS, segments
+from winnow.filters.classifier_training import TrainingOptions
 from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, wording
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 
 SCHEMA_VERSION = 1
+EXAMPLES = ("positive", "negative")
+"""The two classes of a classifier."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 COMPRESSION = re.compile(r"zstd(:([1-9]|1[0-9]|2[0-2]))?")
@@ -161,14 +164,48 @@ FilterUse = pydantic.create_model(
 )
 
 
+def _source_name(name: str) -> str:
+    if not SOURCE_NAME.fullmatch(name):
+        allowed = "at most 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
+        raise ValueError(f"{shown(name)} is no name for a source: {allowed}")
+    return name
+
+
+SourceName = Annotated[str, AfterValidator(_source_name)]
+
+
+Filters = list[Annotated[FilterUse, BeforeValidator(_filter_use)]]  # type: ignore[valid-type]
+
+
 class Source(Settings):
     read: Read
-    filters: list[Annotated[FilterUse, BeforeValidator(_filter_use)]] = []  # type: ignore[valid-type]
+    filters: Filters = []
     """Applied in order; every signal and verdict is stored."""
     dedup: SourceDedup = SourceDedup()
     heldout: Heldout | None = None
     weight: Annotated[Number, Field(gt=0)] | None = None
     """Share of the tokens drawn in training. All sources have one (they are normalised), or none (by size)."""
+
+
+class Examples(Settings):
+    read: Read
+    filters: Filters = []
+    """As in a source; none that keeps a fraction or goes by a classifier of this recipe."""
+    sample: Annotated[Count, Field(ge=1)] | None = None
+    """Documents drawn, by hash; default: all."""
+
+
+class Classifier(Settings):
+    """A fastText classifier of two classes, trained before any source is read."""
+
+    positive: Annotated[dict[SourceName, Examples], Field(min_length=1)]
+    """Documents like those to keep: fastText's label `hq`."""
+    negative: Annotated[dict[SourceName, Examples], Field(min_length=1)]
+    """Documents like those to drop: fastText's label `cc`."""
+    heldout: Annotated[Fraction, Field(gt=0, lt=1)] = 0.1
+    """Share of the examples that the classifier is tested on, and not trained."""
+    options: TrainingOptions = TrainingOptions.model_validate({})
+    """fastText's, with DCLM's values."""
 
 
 class ExactAcross(Settings):
@@ -225,21 +262,13 @@ class Limits(Settings):
     """What a task asks of Ray."""
 
 
-def _source_name(name: str) -> str:
-    if not SOURCE_NAME.fullmatch(name):
-        allowed = "at most 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
-        raise ValueError(f"{shown(name)} is no name for a source: {allowed}")
-    return name
-
-
-SourceName = Annotated[str, AfterValidator(_source_name)]
-
-
 class Recipe(Settings):
     name: Text
     seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=1 << 63)] = 17
     tokenizer: Tokenizer
     sequence: Sequence_ = Sequence_()
+    classifiers: dict[SourceName, Classifier] = {}
+    """Trained before the sources are read; filters name them as their `model`."""
     sources: Annotated[dict[SourceName, Source], Field(min_length=1)]
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
@@ -249,6 +278,10 @@ class Recipe(Settings):
     """Share of a split's rows that may be malformed (at least one may) before the run stops."""
     dropped_text: Literal["sample", "all", "none"] = "sample"
     """Whose text RUN/dropped holds: a seeded sample per source and filter, every dropped document's, or nobody's."""
+    signals: Literal["all", "until-drop"] = "all"
+    """Of which documents a segment's signals are measured and stored: of all that enter it, so that every failing
+    rule is known and a threshold of the last segment can change without reading any text; or of each only until a
+    filter drops it, which spares work and the disk for its text."""
 
     _document: Document | None = PrivateAttr(None)
 
@@ -334,6 +367,12 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
                 found.append((place, f"there is no source {name!r}{nearest(name, recipe.sources)}"))
             elif name in across[:i]:
                 found.append((place, f"{name!r} is named twice"))
+    for owner, used in lists_of_filters(recipe):
+        try:
+            segments([f.settings for f in used], until_drop=recipe.signals == "until-drop")
+        except ValueError as error:
+            found.append(((*owner, "filters"), str(error)))
+        found += [((*owner, "filters", i), m) for i, m in _unfit_for_examples(recipe, owner, used)]
     weighted = [n for n, s in recipe.sources.items() if s.weight is not None]
     if weighted and len(weighted) != len(recipe.sources):
         without = next(n for n in recipe.sources if n not in weighted)
@@ -345,13 +384,36 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     return found
 
 
+def lists_of_filters(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Sequence[Any]]]:
+    """Every list of filters with the place it belongs to."""
+    for name, source in recipe.sources.items():
+        yield ("sources", name), source.filters
+    for name, classifier in recipe.classifiers.items():
+        for kind in EXAMPLES:
+            for part, examples in getattr(classifier, kind).items():
+                yield ("classifiers", name, kind, part), examples.filters
+
+
+def _unfit_for_examples(
+    recipe: Recipe, place: Sequence[str], used: Sequence[Any]
+) -> Iterator[tuple[int, str]]:
+    """Filters that need what is there only after a classifier has been trained."""
+    if place[0] != "classifiers":
+        return
+    for i, use in enumerate(used):
+        if any(rule.fraction is not None for rule in use.settings.rules()):
+            yield i, "a filter of a classifier's examples cannot keep a fraction"
+        if getattr(use.settings, "model", None) in recipe.classifiers:
+            yield i, f"{use.settings.model!r} is a classifier of this recipe; its examples come before it"
+
+
 def _problems(document: Document, error: pydantic.ValidationError) -> list[Problem]:
     problems = []
     for item in error.errors(include_url=False):
         path, kind = tuple(item["loc"]), item["type"]
         if kind == "extra_forbidden":
-            # sources, a source's name, filters, an item's number, a filter's name
-            what = "filter" if len(path) == 5 and path[2] == "filters" else "key"
+            # …, filters, an item's number, a filter's name
+            what = "filter" if len(path) > 3 and path[-3] == "filters" else "key"
             hint = nearest(str(path[-1]), _valid_keys(Recipe, path[:-1])) or "; nothing can be set here"
             message = f"unknown {what} {shown(path[-1])}{hint}"
             problems.append(document.problem(path, message, at_key=True))
@@ -384,7 +446,8 @@ def _valid_keys(model: Any, path: Sequence[str | int]) -> list[str]:
 def values(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values with every default filled in: what JSON and YAML can say."""
     out = recipe.model_dump(mode="json", by_alias=True)
-    for source in out["sources"].values():
+    examples = [e for c in out["classifiers"].values() for kind in EXAMPLES for e in c[kind].values()]
+    for source in [*out["sources"].values(), *examples]:
         source["filters"] = [{k: v for k, v in f.items() if v is not None} for f in source["filters"]]
     return out
 

@@ -201,11 +201,14 @@ def total(records: Sequence[Record], *keys: str) -> Any:
     for record in records:
         value: Any = record.counts
         for key in keys:
-            value = value.get(key, 0) if isinstance(value, Mapping) else 0
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            continue
         if isinstance(value, Mapping):
             out = out or {}
             for name, n in value.items():
                 out[name] = out.get(name, 0) + n
         else:
             out += value
-    return out
+    # A record that was read back has its keys in another order than one that was just made.
+    return dict(sorted(out.items())) if isinstance(out, dict) else out

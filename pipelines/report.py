@@ -103,7 +103,7 @@ def funnel_table(facts: dict[str, Any]) -> Table:
 
         add("read", source["rows"], source["text_bytes"], source["name"])
         for reason, n in sorted(source["lost"].items(), key=lambda item: -item[1]):
-            add(f"− {reason}", n, None)
+            add(f"− {reason}", n, source["lost_bytes"].get(reason))
         for reason, n in sorted(source["dropped"].items(), key=lambda item: -item[1]):
             add(f"− {reason}", n, source["dropped_bytes"].get(reason))
         if source["duplicates"]:
@@ -113,8 +113,25 @@ def funnel_table(facts: dict[str, Any]) -> Table:
     return table
 
 
+def classifier_lines(facts: dict[str, Any]) -> list[str]:
+    """How each classifier of the recipe does on the examples held out, a line each."""
+    lines = []
+    for name, classifier in facts["classifiers"].items():
+        held = classifier["heldout"]
+        examples = ", ".join(f"{n:,} {label}" for label, n in classifier["examples"].items())
+        line = f"classifier {name}: trained on {examples}; on {held['positives']:,} and {held['negatives']:,} held out"
+        if held["roc_auc"] is not None:
+            half = held["at_half"]
+            shown = "none kept" if half["precision"] is None else f"precision {half['precision']:.3f}"
+            line += f": {shown} and recall {half['recall']:.3f} at 0.5, ROC AUC {held['roc_auc']:.4f}"
+        lines.append(line)
+    return lines
+
+
 def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
-    """Both tables, on standard output."""
+    """Both tables, and how classifiers do, on standard output."""
     console = console or output()
     console.print(mixture_table(facts))
     console.print(funnel_table(facts))
+    for line in classifier_lines(facts):
+        console.print(line, highlight=False, markup=False)

@@ -19,9 +19,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from winnow.pipelines.documents import kept_by_filters, name
+from winnow.pipelines.documents import name
 from winnow.pipelines.exact import verdict_name
 from winnow.pipelines.records import Outputs
+from winnow.pipelines.verdicts import kept_by_filters
 from winnow.shards import storage, tables
 from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
 from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
@@ -107,9 +108,27 @@ def spelling(location: str) -> tuple[np.ndarray | None, int]:
     return sizes.astype(np.min_scalar_type(int(sizes.max()))), facts["prefix_bytes"]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _encoder(location: str, backend: str, append: str) -> Encoder:
     return Encoder(load_vocabulary(location), backend, append=append)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounter:
+    """Counts the tokens of texts with the run's tokenizer, for filters that bound them."""
+
+    location: str
+    """Of the tokenizer's stage."""
+    backend: str
+
+    def identity(self) -> str:
+        """The tokenizer's stage; the libraries that may encode give equal ids."""
+        return self.location.rsplit("/", 1)[-1]
+
+    def count(self, texts: pa.LargeStringArray) -> np.ndarray:
+        """Tokens of each text, without control tokens: uint32[n]."""
+        _, ends = _encoder(self.location, self.backend, "none").encode(texts)
+        return np.diff(ends, prepend=0).astype(np.uint32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -27,9 +29,8 @@ def test_every_key_and_filter_is_described() -> None:
     from winnow.pipelines import recipe
 
     sections = (recipe.Source, recipe.Read, recipe.Heldout, recipe.SourceDedup, recipe.ExactAcross)
-    wanted = keys(Recipe).union(*(keys(s) for s in sections))
-    for settings in FILTERS.values():
-        wanted |= set(settings.model_fields) | {settings.name}
+    sections += (recipe.Classifier, recipe.Examples)
+    wanted = keys(Recipe).union(*(keys(s) for s in sections), recipe.TrainingOptions.model_fields)
     assert len(wanted) > 40
     assert {k for k in wanted if not re.search(rf"\b{re.escape(k)}\b", RECIPE_PAGE)} == set()
 
@@ -41,8 +42,22 @@ def test_the_readmes_recipe_is_a_recipe() -> None:
     assert set(recipe.sources) == {"web", "code"}
 
 
-def test_the_documented_defaults_of_gopher_are_the_programs() -> None:
-    settings = FILTERS["gopher-quality"]()
-    line = next(x for x in RECIPE_PAGE.splitlines() if x.startswith("| `gopher-quality`"))
-    for name, value in settings.model_dump().items():
-        assert re.search(rf"`{name}`[^0-9]*{value:g}\b", line), name
+def test_the_page_of_filters_is_what_the_filters_say() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs" / "describe_filters.py"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == (ROOT / "docs" / "filters.md").read_text(), (
+        "python docs/describe_filters.py > docs/filters.md"
+    )
+    for name, settings in FILTERS.items():
+        part = made.stdout.split(f"## `{name}`\n", 1)[1].split("\n## ", 1)[0]
+        rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*)", part, re.MULTILINE)
+        assert {key for key, _, _ in rows} == {f.alias or n for n, f in settings.model_fields.items()}
+        assert all(meaning.strip() for _, _, meaning in rows), f"{name} has a setting without a description"
+
+
+def test_the_example_of_a_classifier_is_a_recipe() -> None:
+    from winnow.pipelines.recipe import load
+
+    recipe = load(str(ROOT / "docs" / "examples" / "quality.yaml"))
+    assert set(recipe.classifiers) == {"dclm"}

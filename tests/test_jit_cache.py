@@ -11,11 +11,11 @@ import pytest
 from winnow.filters import jit
 
 SCAN = """
-import pyarrow as pa
-from winnow.filters import jit, signals
-found = signals.scan(pa.array(["the cat…", ""], pa.large_string()))
-assert found["words"].tolist() == [2, 0] and found["ellipses"].tolist() == [1, 0]
-print(jit.CACHE_DIR, sum(signals._scan_documents.stats.cache_hits.values()))
+import numpy as np
+from winnow.filters import characters, jit
+utf8 = np.frombuffer("a…b".encode(), np.uint8)
+assert characters.decode(utf8, 1) == (ord("…"), 3) and characters.count_chars(utf8, 0, 5) == 3
+print(jit.CACHE_DIR, sum(characters.decode.stats.cache_hits.values()))
 """
 
 
@@ -57,20 +57,29 @@ def blocked(tmp_path):
     return tmp_path / "file" / "below"
 
 
-def test_the_name_changes_with_any_source_of_the_folder(tmp_path):
+def test_the_name_changes_with_any_source_that_a_kernel_depends_on(tmp_path):
     folder = tmp_path / "filters"
     shutil.copytree(jit.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     names = [jit.cache_name(folder)]
     assert names == [jit.cache_name()]
-    with open(folder / "signals.py", "a") as kernel:
-        kernel.write("# changed\n")
-    names.append(jit.cache_name(folder))
-    (folder / "other.py").write_text("")
-    names.append(jit.cache_name(folder))
-    (folder / "other.py").rename(folder / "another.py")
-    names.append(jit.cache_name(folder))
-    assert len(set(names)) == 4
+
+    def changed(name, text):
+        with open(folder / name, "a") as source:
+            source.write(text)
+        return jit.cache_name(folder)
+
+    names.append(changed("signals.py", "# changed\n"))
+    names.append(changed("jit.py", "# changed\n"))
+    names.append(
+        changed("kernel.py", "from winnow.filters.jit import njit\nfrom winnow.filters import numbers\n")
+    )
+    names.append(changed("numbers.py", "from winnow.filters.more_numbers import N\n"))
+    names.append(changed("more_numbers.py", "N = 1\n"))
+    names.append(changed("more_numbers.py", "N = 2\n"))
+    assert len(set(names)) == 7
     assert all(name.endswith(f"-numba-{version('numba')}") for name in names)
+    assert changed("length.py", "# settings are no kernel\n") == names[-1]
+    assert changed("unrelated.py", "N = 2\n") == names[-1]
 
 
 def test_the_name_changes_with_the_processor(monkeypatch):
@@ -123,12 +132,4 @@ def test_a_cache_directory_of_the_users_choice_is_kept_and_inherited_once(tmp_pa
 
 def test_numba_imported_before_us_uses_the_cache_too(tmp_path):
     [where, _] = answer_of("import numba\n" + SCAN, XDG_CACHE_HOME=tmp_path, TMPDIR=tmp_path)
-    assert list(Path(where).rglob("signals._scan_documents*.nbc"))
-
-
-def test_warming_up_compiles_every_kernel(tmp_path):
-    code = "from winnow.filters import jit; print(jit.CACHE_DIR, *jit.warm_up())"
-    where, *modules = answer_of(code, XDG_CACHE_HOME=tmp_path, TMPDIR=tmp_path)
-    assert "winnow.filters.signals" in modules
-    assert "winnow.filters.jit" not in modules
-    assert list(Path(where).rglob("signals._scan_documents*.nbc"))
+    assert list(Path(where).rglob("*.nbc"))

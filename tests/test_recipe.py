@@ -30,7 +30,8 @@ sources:
     read: {format: text, path: "*.txt"}
 """
 TOP_KEYS = (
-    "dedup, dropped_text, limits, max_bad_rows, mixture, name, seed, sequence, shards, sources, tokenizer"
+    "classifiers, dedup, dropped_text, limits, max_bad_rows, mixture, name, seed, sequence, shards, signals, "
+    "sources, tokenizer"
 )
 COUNT = "a count such as 2048, 300M, 1.5B or 1T is wanted, not"
 FILTER = "a filter's name, or a name with its settings, is wanted, not"

@@ -537,3 +537,28 @@ def test_a_run_where_no_trainer_can_read_is_refused(corpus) -> None:
     root, _, _, _ = corpus
     with pytest.raises(InputError, match="mosaicml-streaming cannot read memory://"):
         run(recipe(root), "memory://run", inline=True, progress=SILENT)
+
+
+def test_relative_paths_are_the_working_directorys_and_the_kept_recipe_works_from_anywhere(
+    tmp_path, monkeypatch
+):
+    for folder in ("a", "b"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "x.txt").write_text(
+            f"a text of {folder} that is long enough for a sample\n" * 20
+        )
+    text = """
+name: relative
+tokenizer: {name: mistral-7b-v0.1}
+sequence: {length: 16}
+sources: {x: {read: {format: text, path: [in/a/*.txt, in/b/x.txt], exclude: ["c/*"]}}}
+"""
+    monkeypatch.chdir(tmp_path)
+    first = run(read(text, "r.yaml"), "out", inline=True, progress=SILENT)
+    assert first.mixture["sources"][0]["rows"] == 2
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    kept = read((tmp_path / "out" / "recipe.yaml").read_text(), "recipe.yaml")
+    assert kept.sources["x"].read.path == ["a/*.txt", "b/x.txt"]
+    again = run(kept, str(tmp_path / "out"), inline=True, progress=SILENT)
+    assert sum(again.redone.values()) == 0

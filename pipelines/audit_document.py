@@ -1,0 +1,229 @@
+"""What became of one document, and by which numbers?
+
+Its story goes through the stages: what every segment of filters measured and decided, what rewriting removed, whether
+dedup kept another one in its place, and which samples it is in. The id tells the file; the split is found by halving
+(split_rows.py), so that about log2(splits) ids and one split's rows are read, and of its text nothing unless it is
+asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from winnow.filters.catalogue import Segment
+from winnow.filters.rules import Rule, score_of
+from winnow.pipelines.audit import Place, place_of, segments_of
+from winnow.pipelines.documents import name, numbers
+from winnow.pipelines.exact import verdict_name
+from winnow.pipelines.finished import DocumentTrace, FinishedRun, UnknownError
+from winnow.pipelines.split_rows import (
+    Found,
+    aligned_rows,
+    find_rows,
+    readable,
+    splits_to_search,
+    texts_of_rows,
+)  # fmt: skip
+from winnow.shards import storage
+
+
+@dataclass(frozen=True, slots=True)
+class RuleStory:
+    """A rule and what it said of the document."""
+
+    rule: str
+    score: float | None
+    """None where the document has no such number: it passes."""
+    minimum: float | None
+    maximum: float | None
+    fraction: float | None
+    """Share of the source's documents that pass; `minimum` is then the score it came to."""
+    detail: str | None
+    passes: bool
+    dropped: bool
+    """It is the first rule that fails."""
+    source: str
+    """Where the bound comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStory:
+    """What was done between two texts."""
+
+    rewriter: str | None
+    removed_chars: int | None
+    signals: dict[str, Any]
+    """All that are stored."""
+    rules: tuple[RuleStory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentStory:
+    place: Place
+    key: str | None
+    end: str
+    """How it ended: `no document`, `dropped`, `duplicate` or `kept`."""
+    reason: str | None
+    """Why a row is no document, or the first rule that failed."""
+    segments: tuple[SegmentStory, ...]
+    """Those that the document came to."""
+    text_bytes: int | None
+    """Of the text that came to the last segment."""
+    compared: bool
+    """Whether its source takes part in exact dedup."""
+    survivor: Place | None
+    """Of a duplicate: the document that is kept instead."""
+    trace: DocumentTrace | None
+    """Of a kept one: held out or not, and its samples."""
+    text: str | None
+    """Where it was asked for: the text as filters left it; of a malformed row its first bytes."""
+
+
+def document_story(run: FinishedRun, document: str, *, text: bool = False) -> DocumentStory:
+    """The whole story of the document with this id.
+
+    Raises UnknownError for an id that is not 32 hexadecimal digits, of no file of the run, or at which no row begins;
+    NotFinishedError when a stage is not there.
+    """
+    place = place_of(run, document.lower())
+    id_ = bytes.fromhex(place.document)
+    documents = run.stage(place.source, "documents")
+    splits = next(s["splits"] for s in run.mixture["sources"] if s["name"] == place.source)
+    for split in splits_to_search(documents, splits, run.file_ranks(place.source), id_):
+        rows = find_rows(storage.join(documents, name("rows", split, "parquet")), [id_])
+        if rows:
+            return _came_through(run, place, split, *rows[id_], text=text)
+        wanted = None if text else ["key", "stage", "filter"]
+        lost = find_rows(storage.join(documents, name("lost", split, "parquet")), [id_], wanted)
+        if lost:
+            return _lost(run, place, split, lost)
+    raise UnknownError(f"no row of {place.source} begins at {place.position:,} of {place.path}")
+
+
+def _lost(run: FinishedRun, place: Place, split: int, lost: Found) -> DocumentStory:
+    """A row that is no document, or one that an early segment dropped."""
+    (_, table), = lost.values()  # fmt: skip
+    (row,) = table.to_pylist()
+    read = row["stage"] == "read"
+    text = row.get("raw").decode("utf-8", "replace") if row.get("raw") else row.get("text")
+    return DocumentStory(
+        place=place,
+        key=row["key"],
+        end="no document" if read else "dropped",
+        reason=row["filter"],
+        segments=() if read else _early_segments(run, place, split),
+        text_bytes=None,
+        compared=False,
+        survivor=None,
+        trace=None,
+        text=text,
+    )
+
+
+def _came_through(
+    run: FinishedRun, place: Place, split: int, number: int, table: pa.Table, *, text: bool
+) -> DocumentStory:
+    """A document that came to the last segment, in row `number` of its split."""
+    filters = run.stage(place.source, "filters")
+    verdict = aligned_rows(storage.join(filters, name("verdict", split, "arrow")), [number])[
+        number
+    ].to_pylist()[0]
+    part = segments_of(run, place.source)[-1]
+    signals = {field: table.column(field).combine_chunks() for field in table.schema.names}
+    cuts = _cuts(filters) if any(rule.fraction is not None for rule in part.rules) else {}
+    last = _segment(part, signals, verdict["first"], verdict["failing"], cuts)
+    dropped = verdict["first"] >= 0
+    compared = run.places[place.source]["exact"] is not None
+    survivor = _survivor(run, place, split, number) if compared and not dropped else None
+    end = "dropped" if dropped else "duplicate" if survivor else "kept"
+    row = table.to_pylist()[0]
+    return DocumentStory(
+        place=place,
+        key=row["key"],
+        end=end,
+        reason=part.rules[verdict["first"]].name if dropped else None,
+        segments=(*_early_segments(run, place, split), last),
+        text_bytes=row["text_bytes"],
+        compared=compared,
+        survivor=survivor,
+        trace=run.trace_document(place.document) if end == "kept" else None,
+        text=texts_of_rows(run.stage(place.source, "documents"), split, [number])[number] if text else None,
+    )
+
+
+def _survivor(run: FinishedRun, place: Place, split: int, number: int) -> Place | None:
+    where = storage.join(run.stage(place.source, "exact"), verdict_name(place.source, split))
+    survivor = aligned_rows(where, [number])[number].column("survivor")[0].as_py()
+    return place_of(run, survivor.hex()) if survivor is not None else None
+
+
+def _early_segments(run: FinishedRun, place: Place, split: int) -> tuple[SegmentStory, ...]:
+    """The segments before the last that the document came to."""
+    id_ = bytes.fromhex(place.document)
+    found: list[SegmentStory] = []
+    for k, part in enumerate(segments_of(run, place.source)[:-1]):
+        where = storage.join(run.stage(place.source, "documents"), name(f"signals{k}", split, "parquet"))
+        rows = find_rows(where, [id_])
+        if not rows:
+            break
+        table = rows[id_][1]
+        signals = {field: table.column(field).combine_chunks() for field in table.schema.names}
+        first, failing = (signals.pop(field)[0].as_py() for field in ("first", "failing"))
+        found.append(_segment(part, signals, first, failing, {}))
+    return tuple(found)
+
+
+def _cuts(filters: str) -> dict[int, float]:
+    """Where the rules with a fraction cut: index of the rule -> lowest score that passes."""
+    place = storage.join(filters, "stage.json")
+    with readable(place):
+        stored = orjson.loads(storage.read_bytes(place))["settings"].get("cuts", [])
+    return {index: score for index, score, _ in stored}
+
+
+def _segment(
+    part: Segment, signals: Mapping[str, pa.Array], first: int, failing: int, cuts: Mapping[int, float]
+) -> SegmentStory:
+    rewriter = part.rewriter.name if part.rewriter is not None else None
+    own = ("id", "key", "meta", "text_hash", "text_bytes")
+    values = {signal: column[0].as_py() for signal, column in signals.items() if signal not in own}
+    needed = numbers({s: column for s, column in signals.items() if s in part.needed})
+    rules = tuple(
+        _rule(rule, needed, values, passes=not failing >> i & 1, dropped=i == first, cut=cuts.get(i))
+        for i, rule in enumerate(part.rules)
+    )
+    return SegmentStory(
+        rewriter=rewriter,
+        removed_chars=values.pop(f"{rewriter}.removed_chars") if rewriter else None,
+        signals=values,
+        rules=rules,
+    )
+
+
+def _rule(
+    rule: Rule,
+    signals: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+    *,
+    passes: bool,
+    dropped: bool,
+    cut: float | None,
+) -> RuleStory:
+    score = float(score_of(rule, signals, 1)[0])
+    return RuleStory(
+        rule=rule.name,
+        score=None if math.isnan(score) else score,
+        minimum=rule.minimum if rule.fraction is None else cut,
+        maximum=rule.maximum,
+        fraction=rule.fraction,
+        detail=values.get(rule.detail) if rule.detail else None,
+        passes=passes,
+        dropped=dropped,
+        source=rule.source,
+    )

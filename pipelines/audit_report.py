@@ -1,0 +1,241 @@
+"""How is an audit shown?
+
+Text of documents is somebody else's: it is printed as it is only where the whole of it is asked for, and otherwise
+with everything that a terminal would obey written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from winnow.pipelines.audit import EXACT, Dropped, Place
+from winnow.pipelines.audit_document import DocumentStory, RuleStory, SegmentStory
+from winnow.pipelines.numbers import show_bytes
+from winnow.pipelines.report import new_table, output
+
+EXCERPT_LINES = 12
+DETAILS_SHOWN = 5
+"""What is shown of a rule's details: the most frequent ones."""
+
+
+# ---- the table -----------------------------------------------------------------------------------------------
+
+
+def print_audit(facts: dict[str, Any], console: Console | None = None) -> None:
+    """The table source × rule, and what rewriting removed."""
+    console = console or output()
+    table = new_table(f"What {facts['name']} dropped, by first failing rule and by all")
+    table.add_column("source", no_wrap=True)
+    table.add_column("rule", no_wrap=True)
+    for column in ("dropped", "share", "bytes", "failing", "share", "only it"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for source in facts["sources"]:
+        rows = max(source["rows"], 1)
+        table.add_row(source["name"], "rows read", f"{source['rows']:,}", *_share(1.0), "", "", "", "")
+        for reason, n in sorted(source["no_documents"].items(), key=lambda item: -item[1]):
+            table.add_row("", f"no document: {reason}", f"{n:,}", *_share(n / rows), "", "", "", "")
+        for rule in source["rules"]:
+            failing = f"{rule['failing']:,}", *_share(rule["failing_share"]), f"{rule['only']:,}"
+            size = show_bytes(rule["bytes"])
+            table.add_row("", rule["rule"], f"{rule['dropped']:,}", *_share(rule["share"]), size, *failing)
+        if n := source["duplicates"]:
+            table.add_row("", f"{EXACT} duplicates", f"{n:,}", *_share(n / rows), "", "", "", "")
+        kept = source["kept"]
+        table.add_row("", "kept", f"{kept:,}", *_share(kept / rows), "", "", "", "")
+        table.add_section()
+    console.print(table)
+    _print_details(facts, console)
+    _print_rewriting(facts, console)
+
+
+def _share(share: float) -> tuple[str]:
+    return (f"{share:.2%}",)
+
+
+def _print_details(facts: dict[str, Any], console: Console) -> None:
+    found = [
+        (source["name"], rule["rule"], detail, n)
+        for source in facts["sources"]
+        for rule in source["rules"]
+        for detail, n in list(rule["details"].items())[:DETAILS_SHOWN]
+    ]
+    if not found:
+        return
+    table = new_table("Details of what was dropped")
+    for column in ("source", "rule", "detail"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("documents", justify="right")
+    for source, rule, detail, n in found:
+        table.add_row(source, rule, _plain(printable(detail)), f"{n:,}")
+    console.print(table)
+
+
+def _print_rewriting(facts: dict[str, Any], console: Console) -> None:
+    found = [(s["name"], *item) for s in facts["sources"] for item in s["rewritten_chars"].items()]
+    if not found:
+        return
+    table = new_table("Rewriting")
+    for column in ("source", "filter"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("characters removed", justify="right")
+    for source, rewriter, n in found:
+        table.add_row(source, rewriter, f"{n:,}")
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Text for a table's cell: rich reads what is in square brackets as styles."""
+    return text.replace("[", "\\[")
+
+
+# ---- dropped documents ---------------------------------------------------------------------------------------
+
+
+def print_sample(wanted: str, documents: Sequence[Dropped]) -> None:
+    """The documents one below the other."""
+    if not documents:
+        print(f"{wanted} dropped no document")
+    for number, document in enumerate(documents, 1):
+        for line in _dropped_lines(number, document):
+            print(line)
+
+
+def _dropped_lines(number: int, document: Dropped) -> Iterator[str]:
+    key = f", key {printable(document.key)}" if document.key is not None else ""
+    yield f"{number}. {_placed(document.place)}{key}"
+    if document.stage == "read":
+        yield f"   no document: {document.filter}"
+    elif document.survivor is not None:
+        yield f"   {document.filter} duplicate of {_placed(document.survivor)}"
+    else:
+        yield f"   {document.filter}: {_against(document.score, document.threshold)}{_said(document.detail)}"
+    others = [rule for rule in document.failing if rule != document.filter]
+    if others:
+        yield f"   also fails {', '.join(others)}"
+    if document.signals:
+        yield f"   signals: {_values(document.signals)}"
+    for shown in document.evidence:
+        yield f"   evidence: {shown}"
+    yield from _excerpt_lines(document)
+    yield ""
+
+
+def _excerpt_lines(document: Dropped) -> Iterator[str]:
+    if document.excerpt:
+        lines = printable(document.excerpt).split("\n")
+        yield from (f"   | {line}" for line in lines[:EXCERPT_LINES])
+        if len(lines) > EXCERPT_LINES or (document.characters or 0) > len(document.excerpt):
+            whole = f", {document.characters:,} characters in all" if document.characters is not None else ""
+            yield f"   | …{whole}"
+    elif document.stage == "read":
+        yield "   (nothing of the row is stored)"
+
+
+def _against(score: float | None, threshold: float | None) -> str:
+    if score is None or threshold is None:
+        return "no score"
+    low = score < threshold
+    return (
+        f"{_number(score)}, {'below' if low else 'above' if score > threshold else 'at'} {_number(threshold)}"
+    )
+
+
+def _said(detail: str | None) -> str:
+    return f" ({printable(detail)})" if detail is not None else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+def _values(signals: dict[str, Any]) -> str:
+    return ", ".join(f"{signal} {_value(value)}" for signal, value in signals.items())
+
+
+def _value(value: Any) -> str:
+    return _number(value) if isinstance(value, int | float) else printable(str(value))
+
+
+def _placed(place: Place) -> str:
+    return f"{place.document}  {place.source}, {printable(place.path)} at {place.position}"
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: other whitespace than newlines is blanks, the rest is escaped."""
+    return "".join(
+        c
+        if c == "\n" or c.isprintable()
+        else " "
+        if c.isspace()
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
+
+
+# ---- one document --------------------------------------------------------------------------------------------
+
+
+def print_story(story: DocumentStory, console: Console | None = None) -> None:
+    """A document's story; its text, where it was asked for, last and as it is."""
+    console = console or output()
+    key = f", key {printable(story.key)}" if story.key is not None else ""
+    print(f"{_placed(story.place)}{key}")
+    for number, segment in enumerate(story.segments, 1):
+        _print_segment(number, segment, console)
+    print("\n".join(_end_lines(story)))
+    if story.text is not None:
+        print(f"\n{story.text}")
+
+
+def _print_segment(number: int, segment: SegmentStory, console: Console) -> None:
+    print(f"segment {number}")
+    if segment.rewriter is not None:
+        print(f"  {segment.rewriter} removed {segment.removed_chars:,} characters")
+    if segment.signals:
+        print(f"  signals: {_values(segment.signals)}")
+    if not segment.rules:
+        return
+    table = new_table("")
+    table.title = None
+    for column in ("rule", "score", "bound", "verdict", "from"):
+        table.add_column(column, justify="right" if column == "score" else "left", no_wrap=True)
+    for rule in segment.rules:
+        score = "" if rule.score is None else _number(rule.score)
+        detail = _plain(_said(rule.detail))
+        table.add_row(rule.rule, score + detail, _bound(rule), _verdict(rule), _plain(rule.source))
+    console.print(table)
+
+
+def _bound(rule: RuleStory) -> str:
+    if rule.fraction is not None:
+        cut = f", from {_number(rule.minimum)} on" if rule.minimum is not None else ""
+        return f"the best {100 * rule.fraction:g}%{cut}"
+    bounds = [
+        f"{word} {_number(bound)}"
+        for word, bound in (("at least", rule.minimum), ("at most", rule.maximum))
+        if bound is not None
+    ]
+    return ", ".join(bounds)
+
+
+def _verdict(rule: RuleStory) -> str:
+    return "passes" if rule.passes else "fails, drops it" if rule.dropped else "fails"
+
+
+def _end_lines(story: DocumentStory) -> Iterator[str]:
+    if story.end == "no document":
+        yield f"no document: {story.reason}"
+    elif story.end == "dropped":
+        yield f"dropped by {story.reason}"
+    elif story.survivor is not None:
+        yield f"{EXACT} duplicate of {_placed(story.survivor)}"
+    if story.trace is None:
+        return
+    size = f", {story.text_bytes:,} bytes of text" if story.text_bytes is not None else ""
+    yield f"kept{size}; {'no earlier document is the same' if story.compared else 'not compared with others'}"
+    trace = story.trace
+    samples = ", ".join(map(str, trace.samples)) or "none"
+    held_out = " (held out)" if trace.split == "val" else ""
+    yield f"{trace.tokens:,} tokens in {trace.split}{held_out}, samples {samples}; {trace.unused_tokens:,} unused"
