@@ -246,9 +246,8 @@ class DclmLines(BaseModel):
 
         Memory: up to two more copies of the texts. Raises what `DclmUrls.rewrite` raises.
         """
-        import numpy as np
-        from winnow.filters import dclm_signals
         from winnow.filters.dclm_lines import drop_lines
+        from winnow.filters.dclm_signals import count_words
 
         texts = documents.column("text")
         left = drop_lines(
@@ -259,6 +258,5 @@ class DclmLines(BaseModel):
             min_words=self.min_line_words,
             max_cut_words=self.max_cut_words,
         )
-        before, after = (dclm_signals.scan(t, ["dclm_words"])["dclm_words"] for t in (texts, left))
-        signals = dict(zip(self.columns, (before.astype(np.uint32), after.astype(np.uint32)), strict=True))
+        signals = dict(zip(self.columns, (count_words(texts), count_words(left)), strict=True))
         return _shortened(texts, left, signals)

@@ -57,7 +57,7 @@ _LONGEST_STOP_WORD = max(map(len, STOP_WORDS))
 # Whitespace of ASCII that fastText reads as part of a word.
 _FIRST_SEPARATOR, _LAST_SEPARATOR = 0x1C, 0x1F
 
-_AT = types.int64
+_AT, _U64 = types.int64, types.uint64
 
 
 def scan(texts: pa.LargeStringArray, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -95,6 +95,13 @@ def scan(texts: pa.LargeStringArray, names: Collection[str] | None = None) -> di
             _scan_growing(scan_ngrams, offsets, utf8, uax29.character_tables(), 4, counts)
         found.update(zip(signals, counts, strict=True))
     return found
+
+
+def count_words(texts: pa.LargeStringArray) -> np.ndarray:
+    """The signal "dclm_words" alone, in less time: uint32[n]. Raises what `scan` raises for its texts."""
+    words = np.empty(len(texts), np.uint32)
+    _count_words(*text_buffers(texts), *characters.character_tables(), words)
+    return words
 
 
 def _scan_growing(
@@ -245,3 +252,22 @@ def _scan_pages(offsets, utf8, by_byte, by_char, counts):
         document = _scan_page(utf8, offsets[i], offsets[i + 1], by_byte, by_char)
         for row in range(len(document)):
             counts[row, i] = document[row]
+
+
+@njit(types.void(OFFSETS, UTF8, UTF8, UTF8, types.Array(types.uint32, 1, "C")))
+def _count_words(offsets, utf8, by_byte, by_char, words):
+    """Fill `words` with "dclm_words"."""
+    for i in range(len(offsets) - 1):
+        found = 0
+        in_word = False
+        for at in range(offsets[i], offsets[i + 1]):
+            byte = utf8[_U64(at)]
+            separates = byte <= _SPACE_BYTE and (byte == _SPACE_BYTE or 9 <= byte <= 13 or byte == 0)
+            if not separates and not in_word:
+                kind = by_byte[byte]
+                if kind & WIDE:
+                    point, _ = decode(utf8, at)
+                    kind = by_char[point]
+                found += (kind & ALNUM) != 0
+            in_word = not separates
+        words[i] = found

@@ -242,8 +242,6 @@ def _url_around(utf8, dot, run, floor, end, by_byte, by_char, url_byte, tree):
         at += 1
     while stop < end and url_byte[utf8[stop]] & _IN_PATH:
         stop += 1
-    if host > run:
-        return host, stop
     return _before_space(utf8, _before_scheme(utf8, host, floor), floor, by_byte, by_char), stop
 
 

@@ -298,7 +298,9 @@ def test_a_rule_in_two_segments_is_one_rule():
 def test_the_table_is_printed_whole(audited, capsys):
     print_audit(audit_facts(facts_by_hand()))
     lines = capsys.readouterr().out.splitlines()
-    assert [ln.split() for ln in lines if "a.x" in ln] == [["a.x", "3", "30.00%", "25", "B", "4", "40.00%", "2"]]
+    assert [ln.split() for ln in lines if "a.x" in ln] == [
+        ["a.x", "3", "30.00%", "25", "B", "4", "40.00%", "2"]
+    ]
     assert [ln.split()[-2:] for ln in lines if ln.split()[-2:-1] in (["fr"], ["[de]"])] == [
         ["fr", "2"],
         ["[de]", "1"],

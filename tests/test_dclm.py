@@ -129,9 +129,21 @@ def prose(n):
     return " ".join(f"word{i}" if i % 5 else "the" for i in range(n))
 
 
+PARAGRAPHS = "\n\n".join(
+    ["the same", "and so"] * 2
+    + [f"of thing{i} here\nthat are x{i}thing\nwith line three y{i}thing" for i in range(6)]
+)
+"""Four of ten paragraphs come twice, and so do only four of 22 lines."""
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        pytest.param(
+            PARAGRAPHS,
+            "dclm-repetition.max_repeated_paragraph_frac",
+            id="paragraphs-are-counted-in-paragraphs",
+        ),
         pytest.param(prose(50), None, id="fifty-words-are-enough"),
         pytest.param(prose(49) + " (a)", "dclm-page.min_words", id="punctuation-first-is-no-word"),
         pytest.param(prose(100_001), "dclm-page.max_words", id="too-many-words"),
@@ -147,7 +159,7 @@ def prose(n):
     ],
 )
 def test_by_hand(text, reason):
-    assert reasons([text], DclmPage())[0] == reason
+    assert reasons([text], DclmPage(), DclmRepetition())[0] == reason
 
 
 def test_what_is_empty_fails_only_the_number_of_words():

@@ -119,6 +119,8 @@ some_settings = st.fixed_dictionaries(
 @given(st.lists(awkward, min_size=1, max_size=4), st.one_of(st.just(DCLM), some_settings), st.data())
 @example(["12 ", " AB\n 1 "], DCLM | {"max_upper_frac": None, "min_words": 0}, None)
 @example(["12 ", " AB\n 1 "], DCLM | {"max_digit_frac": None, "max_upper_frac": None, "min_words": 0}, None)
+@example(["\t12\nab", " 12\u3000"], DCLM | {"min_words": 0}, None)
+@example(["a b\n7 li\u212aes", "a b\n8 boo\u212amarks"], DCLM, None)
 def test_agrees_with_the_steps_one_after_the_other(texts, chosen, more):
     start = more.draw(st.integers(0, len(texts))) if more else 0
     found = drop_lines(column(texts).slice(start), **chosen)

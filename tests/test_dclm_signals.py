@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from winnow.filters import dclm_repetition
-from winnow.filters.dclm_signals import GROUPS, SIGNALS, scan
+from winnow.filters.dclm_signals import GROUPS, SIGNALS, count_words, scan
 from winnow.filters.uax29 import split
 
 CORPORA = Path(__file__).resolve().parents[1].parent / "shared" / "corpora"
@@ -140,7 +140,10 @@ def assert_signals(found, texts):
 def test_agrees_with_the_definitions_read_aloud(texts, more):
     start = more.draw(st.integers(0, len(texts)))
     stop = more.draw(st.integers(start, len(texts)))
-    assert_signals(scan(column(texts).slice(start, stop - start)), texts[start:stop])
+    part = column(texts).slice(start, stop - start)
+    found = scan(part)
+    assert_signals(found, texts[start:stop])
+    np.testing.assert_array_equal(count_words(part), found["dclm_words"])
 
 
 @settings(deadline=None, max_examples=500)

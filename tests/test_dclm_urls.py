@@ -130,7 +130,9 @@ def test_agrees_with_the_patterns(texts, quirks, max_newlines, more):
         pytest.param(
             "at 127.0.0.1:80/x or v1.2.3.4, 1.2.3", "at or v1.2.3.4, 1.2.3", id="ipv4-at-a-word's-start"
         ),
-        pytest.param("end.Next com. .com x.comx", "end.Next com. .com x.comx", id="no-host-or-no-domain"),
+        pytest.param(
+            "end.Next com. .com x.comx x.com_", "end.Next com. .com x.comx x.com_", id="no-host-or-no-domain"
+        ),
         pytest.param("a\n\n\n\nb\n\nc\n \n\n\n", "a\n\nb\n\nc\n \n\n", id="two-newlines-stay"),
         pytest.param("a" + " " * 12 + "x.com b", "a   b", id="ten-characters-of-space"),
         pytest.param("", "", id="nothing"),

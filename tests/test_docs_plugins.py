@@ -34,8 +34,9 @@ def pages(tmp_path, monkeypatch):
     (tmp_path / "our_filters.py").write_text(examples("python")[0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "our_filters", raising=False)
-    return tmp_path
+    sys.modules.pop("our_filters", None)
+    yield tmp_path
+    sys.modules.pop("our_filters", None)
 
 
 def test_a_function_of_a_users_package_filters(pages):

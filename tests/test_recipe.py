@@ -242,7 +242,7 @@ def test_other_editors(text):
              "6:15: an item is one filter: a name, or a name with its settings", "filter-two-in-one"),
         case("    filters: [{gopher-quality: false}]\n", "6:32: a mapping is wanted, not false", "filter-false"),
         case("    filters: [length]\n", "6:15: length needs at least one of min_words, max_words, min_chars, "
-             "max_chars, min_bytes, max_bytes", "filter-without-bound"),
+             "max_chars, min_bytes, max_bytes, min_tokens, max_tokens", "filter-without-bound"),
         case("    filters: [{gopher-quality: {min_words: many}}]\n", "6:44: a whole number is wanted, not 'many'",
              "filter-word"),
         case("    filters: [{gopher-quality: {min_words: yes}}]\n", "6:44: a whole number is wanted, not 'true'",
