@@ -22,6 +22,7 @@ from winnow.pipelines.engine import Done, Request, Work
 from winnow.pipelines.planning import Plan, SourcePlan
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Record, Stage
+from winnow.shards import storage
 from winnow.shards.inputs import InputError
 
 Filters = tuple[Any, ...]
@@ -114,13 +115,17 @@ def rewriter_identity(rewriter: Any) -> Any:
 def documents_request(
     run: str, recipe: Recipe, source: SourcePlan, filters: Filters, known: Mapping[str, ModelFile]
 ) -> Request:
-    """The stage that reads a source; its filters' files are among those `known`. Its listing is put beside it."""
+    """The stage that reads a source; its filters' files are among those `known`, and each task has them in memory.
+
+    Its listing is put beside it.
+    """
     stage = documents_stage(recipe, source, filters)
     until_drop = recipe.signals == "until-drop"
     used = {name: known[name] for settings in filters for name in models.files_of(settings)}
     specs = [documents.DocumentsSpec(s, source.read, filters, used, until_drop) for s in source.splits]
     publish.put_listing(run, stage, source)
-    tasks = [Task(s.split.index, documents.documents_task, s) for s in specs]
+    memory = recipe.limits.task_memory + sum(storage.size(file.path) for file in set(used.values()))
+    tasks = [Task(s.split.index, documents.documents_task, s, memory) for s in specs]
     return Request(stage, tasks, _bad_rows_check(recipe, source))
 
 

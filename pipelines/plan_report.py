@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from winnow.pipelines.numbers import show_bytes, show_count
-from winnow.pipelines.planning import Plan
+from winnow.pipelines.planning import Plan, training_memory
 from winnow.pipelines.report import new_table, output
 
 
@@ -32,8 +32,22 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         }
         for s, part in zip(plan.sources, parts, strict=True)
     ]
+    classifiers = {
+        name: {
+            "examples": {
+                kind: {
+                    s.name.split(".", 2)[2]: {"files": len(s.files), "stored_bytes": s.stored_bytes}
+                    for s in parts_
+                }
+                for kind, parts_ in kinds.items()
+            },
+            "training_memory_bytes": training_memory(plan.recipe.classifiers[name].options),
+        }
+        for name, kinds in plan.examples.items()
+    }
     return {
         "name": plan.recipe.name,
+        "classifiers": classifiers,
         "sources": sources,
         "dedup_groups": [list(g) for g in plan.recipe.dedup_groups()],
         "budget_tokens": int(budget),
@@ -41,6 +55,10 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "task_memory_bytes": plan.task_memory,
         "ray_memory_bytes": plan.recipe.limits.task_memory,
     }
+
+
+def _example(name: str, facts: dict[str, Any]) -> str:
+    return f"{name} ({show_bytes(facts['stored_bytes'])})"
 
 
 def print_plan(facts: dict[str, Any]) -> None:
@@ -72,6 +90,13 @@ def print_plan(facts: dict[str, Any]) -> None:
             f"{s['epochs_estimate']:.2f}",
         )
     console.print(table)
+    for name, classifier in facts["classifiers"].items():
+        shown = "; ".join(
+            f"{kind} {', '.join(_example(n, e) for n, e in examples.items())}"
+            for kind, examples in classifier["examples"].items()
+        )
+        memory = show_bytes(classifier["training_memory_bytes"])
+        console.print(f"classifier {name}: trained first, on {shown}; memory ~ {memory}", highlight=False)
     for group in facts["dedup_groups"]:
         console.print(f"exact dedup: {', then '.join(group)} (the first named keeps)")
     console.print(

@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from winnow.filters.classifier_training import TrainingOptions
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import EXAMPLES, Recipe, Source
 from winnow.shards import exchange, storage
@@ -28,6 +29,15 @@ EXPANSION = {".gz": 3.5, ".zst": 4.0, ".parquet": 2.2}
 """Bytes of text per stored byte, of web text (ours, from this project's corpora); 1 for plain files."""
 BYTES_PER_TOKEN = 4.3
 """English text with the Mistral or NeoX tokenizer (ours, same corpora)."""
+
+
+WORDS_ESTIMATE = 4_000_000
+"""Distinct words of DCLM's 400,000 examples (its published model): what a classifier's training asks memory for."""
+
+
+def training_memory(options: TrainingOptions) -> int:
+    """Bytes fastText holds while it trains: its matrix, and its file beside it."""
+    return 8 * options.dim * (options.buckets + WORDS_ESTIMATE)
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,12 @@ from winnow.pipelines import examples, filtering
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.models import FILE, Models, complete
-from winnow.pipelines.planning import Plan, SourcePlan
+from winnow.pipelines.planning import Plan, SourcePlan, training_memory
 from winnow.pipelines.recipe import EXAMPLES, Classifier
 from winnow.pipelines.records import Outputs, Stage, total
 
 VERSION = 1
 LABELS = {"positive": classifier_training.POSITIVE, "negative": classifier_training.NEGATIVE}
-WORDS_ESTIMATE = 4_000_000
-"""Distinct words of DCLM's 400,000 examples (its published model): what memory is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +100,8 @@ def _classifier(
         drawn = yield _examples_request(planned, settings, source, documents, filtered, stage)
         samples[LABELS[kind]] += (examples.sample_of(drawn, _wanted(settings, source)),)
     spec = TrainingSpec(samples, settings.options)
-    memory = 8 * settings.options.dim * (settings.options.buckets + WORDS_ESTIMATE)
-    return (yield Request(final, [Task(0, training_task, spec, memory)]))
+    task = Task(0, training_task, spec, training_memory(settings.options))
+    return (yield Request(final, [task]))
 
 
 def _wanted(settings: Classifier, source: SourcePlan) -> int | None:

@@ -60,6 +60,14 @@ def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fsspec.core.url_to_fs(location)
 
 
+def size(location: str) -> int:
+    """Bytes of a file. Raises FileNotFoundError."""
+    if is_local(location):
+        return os.path.getsize(local_path(location))
+    fs, path = filesystem(location)
+    return int(fs.size(path))
+
+
 def open_input(location: str) -> BinaryIO:
     """Open a finished file for reading and seeking. Raises FileNotFoundError, PermissionError, OSError."""
     if is_local(location):

@@ -210,6 +210,18 @@ def test_mistakes_are_located(corpora, tmp_path, change, message):
     assert str(caught.value).startswith("--set")
 
 
+def test_the_plan_shows_what_is_trained(corpora, capsys):
+    from winnow.pipelines.plan_report import plan_facts, print_plan
+    from winnow.pipelines.planning import plan
+
+    facts = plan_facts(plan(recipe(corpora)))
+    assert set(facts["classifiers"]["useful"]["examples"]["positive"]) == {"books"}
+    print_plan(facts)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("classifier useful")]
+    assert "positive books (" in line
+    assert "negative spam (" in line
+
+
 def test_splits_are_grouped_so_that_few_files_are_open():
     assert groups(3) == [(0,), (1,), (2,)]
     wide = groups(1000)
