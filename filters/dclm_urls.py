@@ -14,14 +14,13 @@ The one thing not done as DCLM does: it looks for URLs only in a page whose very
 domain, in any case ("see", "The", "http", but not "a plain"), by what looks like an anchored search meant for the
 whole page. `quirks` repeats that. (IPv4 is cut everywhere.)
 
-The kernel finds what is ASCII. A document with a name of another script where a top-level domain may be, or with what
-may be an IPv4, is given to `re`.
+The kernels read every byte a small number of times. A document with what may be an IPv4 is given to `re`, and so are
+the first letters of one that begins with a character beyond ASCII, where `quirks` asks.
 
-Letters: n documents, b bytes of text, t nodes of the tree of top-level domains.
+Letters: n documents, b bytes of text, t nodes of the tree of top-level domains, c its columns.
 """
 
 import re
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -35,11 +34,12 @@ _IN_HOST, _IN_PATH = 1, 2
 _HOST = r"[-a-zA-Z0-9@:%._+~#=]"
 _PATH = r"[-a-zA-Z0-9()@:%_+.~#?&/=]*"
 _LONGEST_HOST, _LONGEST_GAP = 256, 10
-_DOT, _A, _ZERO, _UNDERSCORE = (ord(c) for c in ".a0_")
-_UNDECIDED = -1
-_ENDS, _GOES_ON = 1, 2
+_DOT, _ZERO, _UNDERSCORE = (ord(c) for c in ".0_")
+_UNDECIDED = 2
+# Bits of a node of the tree: a domain ends here, and with a letter or digit, or with a mark that is neither.
+_ENDS, _ENDS_IN_MARK = 1, 2
 
-_AT = types.int64
+_AT, _U64 = types.int64, types.uint64
 _TREE = types.Array(types.int16, 2, "C", readonly=True)
 _OUT = types.Array(types.uint8, 1, "C")
 _OFFSETS_OUT = types.Array(types.int64, 1, "C")
@@ -60,17 +60,19 @@ def cut_urls(texts: pa.LargeStringArray, *, quirks: bool, max_newlines: int | No
     """
     offsets, utf8 = text_buffers(texts)
     n = len(texts)
-    undecided = np.zeros(n, np.uint8)
+    looked_at = np.ones(n, np.uint8)
+    if quirks:
+        _find_openings(offsets, utf8, *_url_tables()[1:], looked_at)
+        for i in np.flatnonzero(looked_at == _UNDECIDED):
+            looked_at[i] = _patterns()[0].match(texts[int(i)].as_py()) is not None
     new_offsets, out = np.empty(n + 1, np.int64), np.empty(offsets[-1] - offsets[0], np.uint8)
-    tables = (*character_tables(), *_url_tables())
-    _cut_urls(offsets, utf8, *tables, quirks, new_offsets, out, undecided)
+    _cut_urls(offsets, utf8, *character_tables(), *_url_tables(), looked_at, new_offsets, out)
     cut = _unless_as_long(texts, new_offsets, out)
-    if undecided.any():
-        cut = _replace(cut, undecided, texts, lambda text: _without_urls(text, quirks))
     numbered = np.zeros(n, np.uint8)
     _find_dotted_numbers(*text_buffers(cut), numbered)
     if numbered.any():
-        cut = _replace(cut, numbered, cut, lambda text: _patterns()[2].sub("", text))
+        left = [_patterns()[1].sub("", cut[int(i)].as_py()) for i in np.flatnonzero(numbered)]
+        cut = pc.replace_with_mask(cut, pa.array(numbered.astype(bool)), pa.array(left, texts.type))
     if max_newlines is not None:
         new_offsets, out = np.empty(n + 1, np.int64), np.empty(_bytes_of(cut), np.uint8)
         _limit_newlines(*text_buffers(cut), max_newlines, new_offsets, out)
@@ -91,103 +93,93 @@ def _unless_as_long(texts: pa.LargeStringArray, offsets: np.ndarray, utf8: np.nd
     return pa.LargeStringArray.from_buffers(len(texts), *buffers)
 
 
-def _replace(
-    texts: pa.LargeStringArray,
-    chosen: np.ndarray,
-    source: pa.LargeStringArray,
-    rewrite: Callable[[str], str],
-) -> pa.LargeStringArray:
-    """`texts` with what `rewrite` makes of each chosen document of `source` in its place."""
-    new = [rewrite(source[int(i)].as_py()) for i in np.flatnonzero(chosen)]
-    return pc.replace_with_mask(texts, pa.array(chosen.astype(bool)), pa.array(new, texts.type))
-
-
 @cache
-def _patterns() -> tuple[re.Pattern, re.Pattern, re.Pattern]:
-    """What DCLM looks for: a top-level domain in any case, a URL, an IPv4 address."""
-    tlds = "|".join(sorted((ASCII_TLDS + OTHER_TLDS).split(), key=len, reverse=True))
-    url = rf"\s{{0,10}}(?:(?:https?|ftp)://)?{_HOST}{{1,256}}\.(?:{tlds})\b{_PATH}"
+def _patterns() -> tuple[re.Pattern, re.Pattern]:
+    """What DCLM looks for: a top-level domain in any case, and an IPv4 address."""
+    tlds = "|".join((ASCII_TLDS + OTHER_TLDS).split())
     number = "[0-2]?[0-9]{1,2}"
     ipv4 = rf"\s{{0,10}}\b(?:(?:https?|ftp)://)?(?:{number}\.){{3}}{number}{_PATH}"
-    return re.compile(tlds, re.IGNORECASE), re.compile(url), re.compile(ipv4)
-
-
-def _without_urls(text: str, quirks: bool) -> str:
-    opening, url, _ = _patterns()
-    return text if quirks and not opening.match(text) else url.sub("", text)
+    return re.compile(tlds, re.IGNORECASE), re.compile(ipv4)
 
 
 @cache
-def _url_tables() -> tuple[np.ndarray, np.ndarray]:
-    """``(url_byte, tree)``: uint8[256] of what an ASCII byte may be in, int16[t, 27] of top-level domains.
+def _url_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``(url_byte, column, tree)``: what an ASCII byte may be in, uint8[256], and the tree of domains, int16[t, c].
 
-    ``tree[node, letter]`` is the node after a letter, 0 for none; ``tree[node, 26]`` has bits for a domain that ends
-    here and for one that goes on with a character beyond ASCII.
+    ``tree[node, column[byte]]`` is the node after a byte of UTF-8, 0 for none; ``tree[node, 0]`` is what ends there.
+    About 1 MB.
     """
     url_byte = np.zeros(256, np.uint8)
     for byte in range(128):
         in_host = re.fullmatch(_HOST, chr(byte)) is not None
         in_path = re.fullmatch(_PATH, chr(byte)) is not None
         url_byte[byte] = _IN_HOST * in_host + _IN_PATH * in_path
-    rows = [[0] * 27]
-    for name in (ASCII_TLDS + OTHER_TLDS).split():
+    names = (ASCII_TLDS + OTHER_TLDS).split()
+    in_names = sorted({byte for name in names for byte in name.encode()})
+    column = np.zeros(256, np.uint8)
+    column[in_names] = range(1, len(in_names) + 1)
+    tree = np.zeros((sum(len(name.encode()) for name in names) + 1, len(in_names) + 1), np.int16)
+    nodes = 1
+    for name in names:
         node = 0
-        for char in name:
-            if not char.isascii():
-                rows[node][26] |= _GOES_ON
-                break
-            letter = ord(char) - _A
-            if not rows[node][letter]:
-                rows[node][letter] = len(rows)
-                rows.append([0] * 27)
-            node = rows[node][letter]
-        else:
-            rows[node][26] |= _ENDS
-    tree = np.array(rows, np.int16)
-    for table in (url_byte, tree):
+        for byte in name.encode():
+            if not tree[node, column[byte]]:
+                tree[node, column[byte]] = nodes
+                nodes += 1
+            node = tree[node, column[byte]]
+        tree[node, 0] = _ENDS if re.match(r"\w", name[-1]) else _ENDS_IN_MARK
+    tree = tree[:nodes].copy()
+    for table in (url_byte, column, tree):
         table.flags.writeable = False
-    return url_byte, tree
+    return url_byte, column, tree
 
 
-@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8, _TREE))
-def _tld_stop(utf8, start, end, by_byte, by_char, tree):
-    """Where the top-level domain at `start` ends; 0 where there is none, -1 where a name beyond ASCII may be one."""
-    at, node = start, _AT(0)
-    while at < end and 0 <= _AT(utf8[at]) - _A < 26:
-        node = _AT(tree[node, _AT(utf8[at]) - _A])
-        at += 1
-        if node == 0:
-            return 0
-    stop = at if tree[node, 26] & _ENDS else _AT(0)
-    if at == end:
-        return stop
+@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8))
+def _ends_before(utf8, at, end, by_byte, by_char):
+    """The bit of a domain that may end at `at`: with a letter where none follows, with a mark where one does."""
+    if at >= end:
+        return _ENDS
     kind = by_byte[utf8[at]]
     if kind & WIDE:
         point, _ = decode(utf8, at)
-        if by_char[point] & ALNUM:
-            return _UNDECIDED if tree[node, 26] & _GOES_ON else 0
-    elif kind & ALNUM or utf8[at] == _UNDERSCORE:
-        return 0
+        kind = by_char[point]
+    return _ENDS_IN_MARK if kind & ALNUM or utf8[at] == _UNDERSCORE else _ENDS
+
+
+@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8, UTF8, _TREE))
+def _tld_stop(utf8, start, end, by_byte, by_char, column, tree):
+    """Where the longest top-level domain at `start` ends; 0 where there is none."""
+    at, node, stop = start, _AT(0), _AT(0)
+    while at < end and column[utf8[at]]:
+        node = _AT(tree[node, column[utf8[at]]])
+        at += 1
+        if node == 0:
+            break
+        if tree[node, 0] and tree[node, 0] & _ends_before(utf8, at, end, by_byte, by_char):
+            stop = at
     return stop
 
 
-@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8, _TREE))
-def _opens_with_tld(utf8, at, end, by_byte, by_char, tree):
-    """Whether the text at `at` begins with a top-level domain, in any case; -1 where ASCII does not tell."""
-    node = _AT(0)
-    while at < end:
-        if utf8[at] >= 0x80:
-            return _UNDECIDED
-        letter = (_AT(utf8[at]) | 32) - _A
-        if not 0 <= letter < 26:
-            return 0
-        node = _AT(tree[node, letter])
-        if node == 0:
-            return 0
-        if tree[node, 26] & _ENDS:
-            return 1
-        at += 1
-    return 0
+@njit(types.void(OFFSETS, UTF8, UTF8, _TREE, _FLAGS))
+def _find_openings(offsets, utf8, column, tree, found):
+    """Set ``found[i]``, uint8[n], where a document begins with a top-level domain, in any case.
+
+    It is 2 where a character beyond ASCII has to be asked: `re` takes some for letters of ASCII.
+    """
+    for i in range(len(offsets) - 1):
+        found[i] = 0
+        node = _AT(0)
+        for at in range(offsets[i], offsets[i + 1]):
+            byte = _AT(utf8[at])
+            if byte >= 0x80:
+                found[i] = _UNDECIDED
+                break
+            node = _AT(tree[node, column[byte | 32 if byte > 64 else byte]])
+            if node == 0:
+                break
+            if tree[node, 0]:
+                found[i] = 1
+                break
 
 
 @njit(_AT(UTF8, _AT, _AT))
@@ -225,20 +217,18 @@ def _before_space(utf8, at, floor, by_byte, by_char):
     return at
 
 
-@njit(types.UniTuple(_AT, 2)(UTF8, _AT, _AT, _AT, _AT, UTF8, UTF8, UTF8, _TREE))
-def _url_around(utf8, dot, run, floor, end, by_byte, by_char, url_byte, tree):
-    """``(start, stop)`` of the URL whose first domain follows `dot`; `stop` is -1 where ASCII does not tell.
+@njit(types.UniTuple(_AT, 2)(UTF8, _AT, _AT, _AT, _AT, _AT, UTF8, UTF8, UTF8, UTF8, _TREE))
+def _url_around(utf8, dot, stop, run, floor, end, by_byte, by_char, url_byte, column, tree):
+    """``(start, stop)`` of the URL whose first domain follows `dot` and ends at `stop`.
 
     run, floor : where the characters of a host before `dot` begin; where the URL before has ended.
     """
     host = max(run, dot - _LONGEST_HOST)
-    stop = _tld_stop(utf8, dot + 1, end, by_byte, by_char, tree)
-    # The last domain that the longest host leads to is the one `re` finds. Behind the first everything ASCII may
-    # be path, so that it matters only where a name beyond ASCII is one.
+    # The last domain that the longest host leads to is the one `re` takes.
     at = dot + 1
     while at < end and at <= host + _LONGEST_HOST and url_byte[utf8[at]] & _IN_HOST:
-        if utf8[at] == _DOT and _tld_stop(utf8, at + 1, end, by_byte, by_char, tree) == _UNDECIDED:
-            return host, _UNDECIDED
+        if utf8[at] == _DOT:
+            stop = max(stop, _tld_stop(utf8, at + 1, end, by_byte, by_char, column, tree))
         at += 1
     while stop < end and url_byte[utf8[stop]] & _IN_PATH:
         stop += 1
@@ -247,24 +237,24 @@ def _url_around(utf8, dot, run, floor, end, by_byte, by_char, url_byte, tree):
 
 @njit(_AT(UTF8, _AT, _AT, _OUT, _AT))
 def _copy(utf8, start, stop, out, write):
-    for at in range(start, stop):
-        out[write + at - start] = utf8[at]
+    """Write ``utf8[start:stop]``; returns where it ends."""
+    for k in range(stop - start):
+        out[_U64(write + k)] = utf8[_U64(start + k)]
     return write + stop - start
 
 
-@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8, UTF8, _TREE, _OUT, _AT))
-def _cut_document(utf8, begin, end, by_byte, by_char, url_byte, tree, out, write):
-    """Write the document without URLs; returns where it ends in `out`, -1 where ASCII does not tell."""
+@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8, UTF8, UTF8, _TREE, _OUT, _AT))
+def _cut_document(utf8, begin, end, by_byte, by_char, url_byte, column, tree, out, write):
+    """Write the document without URLs; returns where it ends in `out`."""
     at = run = floor = begin
     while at < end:
-        byte = utf8[at]
+        byte = utf8[_U64(at)]
         if byte == _DOT and at > run:
-            stop = _tld_stop(utf8, at + 1, end, by_byte, by_char, tree)
+            stop = _tld_stop(utf8, at + 1, end, by_byte, by_char, column, tree)
             if stop > 0:
-                start, stop = _url_around(utf8, at, run, floor, end, by_byte, by_char, url_byte, tree)
-            if stop == _UNDECIDED:
-                return _UNDECIDED
-            if stop > 0:
+                start, stop = _url_around(
+                    utf8, at, stop, run, floor, end, by_byte, by_char, url_byte, column, tree
+                )
                 write = _copy(utf8, floor, start, out, write)
                 at = run = floor = stop
                 continue
@@ -274,23 +264,19 @@ def _cut_document(utf8, begin, end, by_byte, by_char, url_byte, tree, out, write
     return _copy(utf8, floor, end, out, write)
 
 
-@njit(types.void(OFFSETS, UTF8, UTF8, UTF8, UTF8, _TREE, types.boolean, _OFFSETS_OUT, _OUT, _FLAGS))
-def _cut_urls(offsets, utf8, by_byte, by_char, url_byte, tree, quirks, new_offsets, out, undecided):
-    """Write every document without its URLs into `out`, and where it ends into `new_offsets`, int64[n + 1].
+@njit(types.void(OFFSETS, UTF8, UTF8, UTF8, UTF8, UTF8, _TREE, _FLAGS, _OFFSETS_OUT, _OUT))
+def _cut_urls(offsets, utf8, by_byte, by_char, url_byte, column, tree, looked_at, new_offsets, out):
+    """Write every document into `out`, without its URLs where ``looked_at[i]``, uint8[n], is not 0.
 
-    `undecided`, uint8[n], comes as zeros and becomes 1 where ASCII does not tell: such a document is left empty.
+    `new_offsets`, int64[n + 1], becomes where each begins; `out` is uint8[b].
     """
     write = new_offsets[0] = 0
     for i in range(len(offsets) - 1):
         begin, end = offsets[i], offsets[i + 1]
-        looks = _opens_with_tld(utf8, begin, end, by_byte, by_char, tree) if quirks else 1
-        stop = _UNDECIDED
-        if looks == 1:
-            stop = _cut_document(utf8, begin, end, by_byte, by_char, url_byte, tree, out, write)
-        elif looks == 0:
-            stop = _copy(utf8, begin, end, out, write)
-        undecided[i] = stop == _UNDECIDED
-        write = max(write, stop)
+        if looked_at[i]:
+            write = _cut_document(utf8, begin, end, by_byte, by_char, url_byte, column, tree, out, write)
+        else:
+            write = _copy(utf8, begin, end, out, write)
         new_offsets[i + 1] = write
 
 

@@ -71,6 +71,11 @@ PIECES += [
     ".vermögensberater",
     ".verm",
     ".vermö",
+    ".भारत",
+    "ा",
+    ".இந்தியா",
+    "ம்",
+    ".測試",
     "1",
     "12",
     ".2.3",
@@ -163,7 +168,7 @@ def test_input_that_is_no_text_column_is_refused():
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param("a." * 500_000, id="dots"),
+        pytest.param("a." * 500_000 + "рф", id="dots"),
         pytest.param("x" * 1_000_000 + ".com", id="a-long-host"),
         pytest.param("a.com " * 150_000, id="many-urls"),
         pytest.param("\n" * 1_000_000, id="newlines"),
