@@ -31,7 +31,6 @@ from winnow.filters.classifier_training import TrainingOptions
 from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, wording
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 
-SCHEMA_VERSION = 1
 EXAMPLES = ("positive", "negative")
 """The two classes of a classifier."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

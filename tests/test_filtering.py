@@ -83,7 +83,12 @@ def test_all_failing_rules_are_counted_beside_the_first(rows, tmp_path):
     facts = corpus.mixture["sources"][0]
     assert facts["dropped"] == {"length.min_words": 8}
     assert facts["failing"] == {"length.min_words": 8, "length.min_chars": 8}
+    assert facts["only"] == {}
     assert facts["lost"] == {}
+    looser = filters.replace("min_words: 4", "min_words: 3")
+    facts = make(rows, tmp_path / "run", sources__rows__filters=looser).mixture["sources"][0]
+    assert facts["dropped"] == {"length.min_words": 4, "length.min_chars": 4}
+    assert facts["only"] == {"length.min_chars": 4}
 
 
 def test_the_funnel_counts_early_segments_with_their_bytes(rows, tmp_path):
