@@ -24,7 +24,12 @@ sequence: {{length: 2048}}
 sources:
   generated:
     read: {{format: jsonl, path: "{root}/generated.jsonl"}}
-    filters: [{{length: {{min_words: 5}}}}]
+    filters:
+    - length: {{min_words: 5}}
+    - gopher-quality: {{min_stop_words: null}}
+    - gopher-repetition
+    - c4: {{terminal_punctuation: false, min_sentences: null}}
+    - fineweb-quality: {{min_terminal_line_frac: null}}
     dedup: {{exact: true}}
     heldout: {{fraction: 0.01}}
 limits: {{split_bytes: 8MB, partition_bytes: 16MB}}
