@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from winnow.filters import scans
 from winnow.filters.catalogue import segments
+from winnow.filters.unicode_form import NFC
 from winnow.pipelines import open_run, run
 from winnow.pipelines.documents import name, rehearse
 from winnow.pipelines.located import RecipeError
@@ -180,9 +181,21 @@ sources:
     assert str(caught.value).splitlines() == [message]
 
 
-def test_a_rehearsal_does_what_the_work_needs(rows):
-    parts = segments([f.settings for f in recipe(rows).sources["rows"].filters])
-    rehearse(parts)
+def test_a_rehearsal_scans_and_rewrites_one_document_of_every_segment(rows, monkeypatch):
+    rewritten, scanned = [], []
+    monkeypatch.setattr(NFC, "rewrite", lambda self, table: rewritten.append(table.num_rows))
+    monkeypatch.setattr(scans, "scan", lambda texts, names: scanned.append((len(texts), *names)))
+    rehearse(segments([f.settings for f in recipe(rows).sources["rows"].filters]))
+    assert rewritten == [1]
+    assert scanned == [(1, "words"), (1, "chars")]
+
+
+def test_a_filter_that_fails_does_so_with_its_document_and_not_in_the_rehearsal(rows, monkeypatch):
+    def fail(self, table):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(NFC, "rewrite", fail)
+    rehearse(segments([NFC()]))
 
 
 def test_signals_come_by_name_from_whoever_counts_them():
