@@ -3,8 +3,8 @@
 Penedo et al. 2024, arXiv:2406.17557, section 3.6, as datatrove 0.9.0's FineWebQualityFilter computes them: documents
 are removed of which too few lines end like a sentence, too many lines are short, too many characters are in lines
 that were there before, or that have too many newlines for their words. Lines are cut at "\\n" and have a character
-that is not whitespace (line_signals.py); the paper's bound on repeated lines is 0.1, the code's 0.01, which is
-what the data was made with.
+that is not whitespace (line_signals.py); the paper's bound on repeated lines is 0.1, the code's default
+0.01, which is the default here, too.
 """
 
 from __future__ import annotations
