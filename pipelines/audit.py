@@ -1,7 +1,7 @@
 """What did the filters of a run drop, and what do the dropped documents look like?
 
 `audit_facts` is the table source × rule, from mixture.json alone. `sample_dropped` shows documents that a rule, all
-rules of a filter, or exact dedup dropped. Every such document is as likely as any other: n of their numbers are
+rules of a filter, or a step of dedup dropped. Every such document is as likely as any other: n of their numbers are
 drawn, the counts in the records of the stages tell in which splits they lie, and of each of these splits the
 documents with the smallest hash(seed, id) are taken. Read are the records of a stage or two, and of at most n splits
 the report of what was dropped, the rows, and the text where the report does not hold it. With the run's own seed it
@@ -35,8 +35,6 @@ from winnow.pipelines.records import Record, completed
 from winnow.pipelines.split_rows import find_rows, readable, texts_of_rows
 from winnow.shards import storage, tables
 
-EXACT = "exact"
-"""What the report calls exact dedup."""
 EXCERPT_CHARS = 600
 """Characters shown of a document."""
 DRAW_SEED = 0x6175646974
@@ -62,7 +60,7 @@ class Dropped:
     stage: str
     """`read`, `filters` or `dedup`."""
     filter: str
-    """Why the row is no document, the first rule that failed, or `exact`."""
+    """Why the row is no document, the first rule that failed, or the step of dedup."""
     score: float | None
     threshold: float | None
     detail: str | None
@@ -119,6 +117,7 @@ def _source_facts(source: dict[str, Any]) -> dict[str, Any]:
         "no_documents": {reason: n for reason, n in source["lost"].items() if "." not in reason},
         "rules": sorted(rules, key=lambda rule: (-rule["dropped"], -rule["failing"], rule["rule"])),
         "duplicates": source["duplicates"],
+        "dedup": source["dedup"],
         "rewritten_chars": source["rewritten_chars"],
         "kept": source["kept_documents"],
     }
@@ -140,15 +139,14 @@ def segments_of(run: FinishedRun, source: str) -> tuple[Segment, ...]:
 
 
 def reasons_named(run: FinishedRun, wanted: str) -> set[str]:
-    """The reasons in the report that a rule's name, a filter's name, or `exact` means.
+    """The reasons in the report that a rule's name, a filter's name, or a step of dedup means.
 
     Raises UnknownError for a name that this run does not have.
     """
     reasons = {r.name for source in run.places for part in segments_of(run, source) for r in part.rules}
     for facts in run.mixture["sources"]:
         reasons |= set(facts["lost"])
-    if run.recipe.dedup_groups():
-        reasons.add(EXACT)
+    reasons |= {step.name for step in run.recipe.dedup_steps()}
     if wanted in reasons:
         return {wanted}
     if named := {reason for reason in reasons if reason.startswith(wanted + ".")}:
@@ -175,7 +173,7 @@ def sample_dropped(
 ) -> list[Dropped]:
     """Up to n dropped documents, in an order of the seed's; more of them begin with the same ones.
 
-    wanted : a rule, a filter (all its rules), `exact`, or a reason why a row is no document.
+    wanted : a rule, a filter (all its rules), a step of dedup, or a reason why a row is no document.
     source : only of this source.
     seed : default: the run's own.
 
@@ -215,16 +213,14 @@ def _splits(run: FinishedRun, source: str, reasons: set[str]) -> list[_Split]:
 
     add("documents", "lost")
     add("filters", "dropped")
-    if EXACT in reasons and facts["duplicates"]:
-        kept = _records(run, source, "filters", facts["splits"])
-        tokenized = _records(run, source, "tokens", facts["splits"])
-        for into, out in zip(kept, tokenized, strict=True):
-            counts[into.index] += into.counts["kept"] - out.counts["documents"]
+    if any(step["step"] in reasons and step["dropped"] for step in facts["dedup"]):
+        for record in _records(run, source, "dropped", facts["splits"]):
+            counts[record.index] += sum(record.counts["steps"].get(step, 0) for step in reasons)
     return [_Split(source, split, dropped) for split, dropped in enumerate(counts) if dropped]
 
 
 def _records(run: FinishedRun, source: str, kind: str, splits: int) -> list[Record]:
-    place = run.stage(source, kind)
+    place = run.stage_named(f"dropped.{source}") if kind == "dropped" else run.stage(source, kind)
     records = completed(place)
     if sorted(records) != list(range(splits)):
         raise NotFinishedError(

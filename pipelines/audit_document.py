@@ -9,7 +9,7 @@ asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from winnow.filters.catalogue import Segment
 from winnow.filters.rules import Rule, score_of
 from winnow.pipelines.audit import Place, place_of, segments_of
 from winnow.pipelines.documents import name, numbers
-from winnow.pipelines.exact import verdict_name
 from winnow.pipelines.finished import DocumentTrace, FinishedRun, UnknownError
 from winnow.pipelines.split_rows import (
     Found,
@@ -30,6 +29,7 @@ from winnow.pipelines.split_rows import (
     splits_to_search,
     texts_of_rows,
 )  # fmt: skip
+from winnow.pipelines.standing import step_of, verdict_name
 from winnow.shards import storage
 
 
@@ -64,6 +64,19 @@ class SegmentStory:
 
 
 @dataclass(frozen=True, slots=True)
+class StepStory:
+    """A step of dedup and what it said of the document."""
+
+    step: str
+    dropped: bool
+    survivor: Place | None
+    """Of a duplicate: the document that is kept instead."""
+    score: float | None
+    detail: str | None
+    cut_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentStory:
     place: Place
     key: str | None
@@ -75,10 +88,8 @@ class DocumentStory:
     """Those that the document came to."""
     text_bytes: int | None
     """Of the text that came to the last segment."""
-    compared: bool
-    """Whether its source takes part in exact dedup."""
-    survivor: Place | None
-    """Of a duplicate: the document that is kept instead."""
+    steps: tuple[StepStory, ...]
+    """The steps of dedup that the document came to."""
     trace: DocumentTrace | None
     """Of a kept one: held out or not, and its samples."""
     text: str | None
@@ -119,8 +130,7 @@ def _lost(run: FinishedRun, place: Place, split: int, lost: Found) -> DocumentSt
         reason=row["filter"],
         segments=() if read else _early_segments(run, place, split),
         text_bytes=None,
-        compared=False,
-        survivor=None,
+        steps=(),
         trace=None,
         text=text,
     )
@@ -139,9 +149,8 @@ def _came_through(
     cuts = _cuts(filters) if any(rule.fraction is not None for rule in part.rules) else {}
     last = _segment(part, signals, verdict["first"], verdict["failing"], cuts)
     dropped = verdict["first"] >= 0
-    compared = run.places[place.source]["exact"] is not None
-    survivor = _survivor(run, place, split, number) if compared and not dropped else None
-    end = "dropped" if dropped else "duplicate" if survivor else "kept"
+    steps = () if dropped else tuple(_steps(run, place, split, number))
+    end = "dropped" if dropped else "duplicate" if any(step.dropped for step in steps) else "kept"
     row = table.to_pylist()[0]
     return DocumentStory(
         place=place,
@@ -150,17 +159,29 @@ def _came_through(
         reason=part.rules[verdict["first"]].name if dropped else None,
         segments=(*_early_segments(run, place, split), last),
         text_bytes=row["text_bytes"],
-        compared=compared,
-        survivor=survivor,
+        steps=steps,
         trace=run.trace_document(place.document) if end == "kept" else None,
         text=texts_of_rows(run.stage(place.source, "documents"), split, [number])[number] if text else None,
     )
 
 
-def _survivor(run: FinishedRun, place: Place, split: int, number: int) -> Place | None:
-    where = storage.join(run.stage(place.source, "exact"), verdict_name(place.source, split))
-    survivor = aligned_rows(where, [number])[number].column("survivor")[0].as_py()
-    return place_of(run, survivor.hex()) if survivor is not None else None
+def _steps(run: FinishedRun, place: Place, split: int, number: int) -> Iterator[StepStory]:
+    """The steps of dedup up to the one that dropped the document."""
+    for directory in run.places[place.source]["dedup"]:
+        step = storage.join(run.location, "stages", directory)
+        file = storage.join(step, verdict_name(place.source, split))
+        verdict = aligned_rows(file, [number])[number].to_pylist()[0]
+        survivor, cuts = verdict["survivor"], verdict["cuts"] or []
+        yield StepStory(
+            step=step_of(step),
+            dropped=verdict["dropped"],
+            survivor=place_of(run, survivor.hex()) if survivor is not None else None,
+            score=verdict["score"],
+            detail=verdict["detail"],
+            cut_bytes=sum(cuts[1::2]) - sum(cuts[0::2]),
+        )
+        if verdict["dropped"]:
+            return
 
 
 def _early_segments(run: FinishedRun, place: Place, split: int) -> tuple[SegmentStory, ...]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from winnow.pipelines.audit import EXACT, Dropped, Place
-from winnow.pipelines.audit_document import DocumentStory, RuleStory, SegmentStory
+from winnow.pipelines.audit import Dropped, Place
+from winnow.pipelines.audit_document import DocumentStory, RuleStory, SegmentStory, StepStory
 from winnow.pipelines.numbers import show_bytes
 from winnow.pipelines.report import new_table, output
 
@@ -40,8 +40,13 @@ def print_audit(facts: dict[str, Any], console: Console | None = None) -> None:
             failing = f"{rule['failing']:,}", *_share(rule["failing_share"]), f"{rule['only']:,}"
             size = show_bytes(rule["bytes"])
             table.add_row("", rule["rule"], f"{rule['dropped']:,}", *_share(rule["share"]), size, *failing)
-        if n := source["duplicates"]:
-            table.add_row("", f"{EXACT} duplicates", f"{n:,}", *_share(n / rows), "", "", "", "")
+        for step in source["dedup"]:
+            if n := step["dropped"]:
+                size = show_bytes(step["dropped_bytes"])
+                table.add_row("", step["step"], f"{n:,}", *_share(n / rows), size, "", "", "")
+            if n := step["cut_documents"]:
+                size = show_bytes(step["cut_bytes"])
+                table.add_row("", f"cut by {step['step']}", f"{n:,}", *_share(n / rows), size, "", "", "")
         kept = source["kept"]
         table.add_row("", "kept", f"{kept:,}", *_share(kept / rows), "", "", "", "")
         table.add_section()
@@ -107,8 +112,10 @@ def _dropped_lines(number: int, document: Dropped) -> Iterator[str]:
     yield f"{number}. {_placed(document.place)}{key}"
     if document.stage == "read":
         yield f"   no document: {document.filter}"
-    elif document.survivor is not None:
-        yield f"   {document.filter} duplicate of {_placed(document.survivor)}"
+    elif document.stage == "dedup":
+        score = f" ({document.score:.3f})" if document.score is not None else ""
+        whose = f" duplicate of {_placed(document.survivor)}" if document.survivor is not None else ""
+        yield f"   {document.filter}{whose}{score}{_said(document.detail)}"
     else:
         yield f"   {document.filter}: {_against(document.score, document.threshold)}{_said(document.detail)}"
     others = [rule for rule in document.failing if rule != document.filter]
@@ -224,17 +231,31 @@ def _verdict(rule: RuleStory) -> str:
     return "passes" if rule.passes else "fails, drops it" if rule.dropped else "fails"
 
 
+def _step_lines(step: StepStory) -> Iterator[str]:
+    """What a step of dedup did to a document, where it did something."""
+    score = f" ({step.score:.3f})" if step.score is not None else ""
+    if step.dropped and step.survivor is not None:
+        yield f"{step.step} duplicate of {_placed(step.survivor)}{score}"
+    elif step.dropped:
+        yield f"dropped by {step.step}{score}{_said(step.detail)}"
+    elif step.cut_bytes:
+        yield f"{step.step} cut {step.cut_bytes:,} bytes{_said(step.detail)}"
+
+
 def _end_lines(story: DocumentStory) -> Iterator[str]:
     if story.end == "no document":
         yield f"no document: {story.reason}"
     elif story.end == "dropped":
         yield f"dropped by {story.reason}"
-    elif story.survivor is not None:
-        yield f"{EXACT} duplicate of {_placed(story.survivor)}"
+    for step in story.steps:
+        yield from _step_lines(step)
     if story.trace is None:
         return
     size = f", {story.text_bytes:,} bytes of text" if story.text_bytes is not None else ""
-    yield f"kept{size}; {'no earlier document is the same' if story.compared else 'not compared with others'}"
+    compared = (
+        f"passed {', '.join(s.step for s in story.steps)}" if story.steps else "not compared with others"
+    )
+    yield f"kept{size}; {compared}"
     trace = story.trace
     samples = ", ".join(map(str, trace.samples)) or "none"
     held_out = " (held out)" if trace.split == "val" else ""

@@ -1,6 +1,6 @@
 """From recipe to shards: the order of the stages, and the checks between them.
 
-    documents ─▶ filters ─▶ exact (over the sources of a group) ─▶ tokens ─▶ stream ─▶ shards ─▶ publishing
+    documents ─▶ filters ─▶ steps of dedup (dedup.py) ─▶ tokens ─▶ stream ─▶ shards ─▶ publishing
 
 Every stage before publishing is immutable and resumable (records.py). Conservation is checked before anything
 is published: for every source, documents read = kept + dropped by reason, and tokens in shards = tokens produced
@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 from winnow.pipelines import (
+    dedup,
     documents,
     dropped,
-    exact,
     filtering,
     lease,
     models,
@@ -32,7 +32,7 @@ from winnow.pipelines.engine import Done, Engine, Request, RunError
 from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Record, Stage, total
+from winnow.pipelines.records import Stage, total
 from winnow.shards import feed, mds, storage
 from winnow.shards.inputs import InputError
 from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
@@ -50,7 +50,8 @@ class SourceRun:
     filter_settings: filtering.Filters
     documents: Done
     filters: Done
-    exact: Done | None = None
+    steps: list[Done] = field(default_factory=list)
+    """The verdicts of dedup, in order."""
     tokens: Done | None = None
     shuffled: stream.Shuffled | None = None
     packed: pack.Packed | None = None
@@ -240,32 +241,7 @@ def _filter(engine: Engine, planned: Plan, corpus: Corpus) -> None:
 
 
 def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
-    works = []
-    groups = planned.recipe.dedup_groups()
-    for group in groups:
-        members = [corpus.sources[n] for n in group]
-        inputs: list[exact.Input] = []
-        kept: list[Record] = []
-        for rank, source in enumerate(members):
-            for split, record in zip(source.plan.splits, source.documents.records, strict=True):
-                files = tuple({(p.id_half, p.file) for p in split.pieces})
-                inputs.append(
-                    exact.Input(
-                        rank,
-                        split.index,
-                        source.documents.location,
-                        source.filters.location,
-                        tuple(sorted(files)),
-                        record.counts["documents"],
-                    )
-                )
-            kept += source.filters.records
-        upstream = [s.filters.stage for s in members]
-        limit = planned.recipe.limits.partition_bytes
-        works.append(exact.deduplicate(engine, group, inputs, upstream, limit, kept))
-    for group, done in zip(groups, engine.together(*works), strict=True):
-        for name in group:
-            corpus.sources[name].exact = done
+    dedup.deduplicate(engine, planned, corpus.sources)
 
 
 def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:
@@ -273,25 +249,19 @@ def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     assert corpus.backend is not None
     requests = []
     for source in corpus.sources.values():
-        upstream = [source.filters.stage.directory, corpus.tokenizer.stage.directory]
-        if source.exact:
-            upstream.append(source.exact.stage.directory)
+        steps = [done.stage.directory for done in source.steps]
+        upstream = [source.filters.stage.directory, corpus.tokenizer.stage.directory, *steps]
         stage = Stage(f"tokens.{source.name}", tokens.VERSION, {"append": append}, tuple(upstream))
         specs = [
             tokens.TokensSpec(
-                source=source.name,
-                split=record.index,
-                rows=record.counts["documents"],
-                documents=source.documents.location,
-                filters=source.filters.location,
-                exact=source.exact.location if source.exact else None,
+                standing=standing,
                 tokenizer=corpus.tokenizer.location,
                 backend=corpus.backend.name,
                 append=append,
             )
-            for record in source.documents.records
+            for standing in dedup.standings(source)
         ]
-        requests.append(Request(stage, [Task(s.split, tokens.tokens_task, s) for s in specs]))
+        requests.append(Request(stage, [Task(s.standing.split, tokens.tokens_task, s) for s in specs]))
     for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
         source.tokens = done
 
@@ -339,23 +309,19 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
     requests = []
     for source in corpus.sources.values():
         settings = {"text": recipe.dropped_text, "seed": recipe.seed}
-        upstream = [source.filters.stage.directory] + ([source.exact.stage.directory] if source.exact else [])
+        upstream = [done.stage.directory for done in (source.filters, *source.steps)]
         stage = Stage(f"dropped.{source.name}", dropped.VERSION, settings, tuple(upstream))
         specs = [
             dropped.DroppedSpec(
-                source=source.name,
-                split=split.index,
+                standing=standing,
                 splits=len(source.plan.splits),
-                documents=source.documents.location,
-                filters=source.filters.location,
-                exact=source.exact.location if source.exact else None,
                 rules=filtering.parts_of(recipe, source.filter_settings)[-1].rules,
                 text=recipe.dropped_text,
                 seed=recipe.seed,
             )
-            for split in source.plan.splits
+            for standing in dedup.standings(source)
         ]
-        requests.append(Request(stage, [Task(s.split, dropped.dropped_task, s) for s in specs]))
+        requests.append(Request(stage, [Task(s.standing.split, dropped.dropped_task, s) for s in specs]))
     for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
         source.dropped = done
 
@@ -369,7 +335,7 @@ def check_conservation(corpus: Corpus) -> None:
         read, kept, tokenized = source.documents.records, source.filters.records, source.tokens.records
         streamed = source.shuffled.done.records
         lost, dropped_by_rule = total(read, "lost") or {}, total(kept, "dropped") or {}
-        duplicates = total(source.exact.records, "dropped", source.name) if source.exact else 0
+        duplicates = sum(total(done.records, "dropped", source.name) for done in source.steps)
         passed_on = total(read, "documents")
         _equal(source, "rows read, and lost + passed on", total(read, "rows"), sum(lost.values()) + passed_on)
         decided = sum(dropped_by_rule.values()) + total(kept, "kept")

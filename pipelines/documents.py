@@ -300,7 +300,7 @@ def lost_batch(
     stage: str,
     filters: Sequence[str],
     details: Sequence[str | None] | None = None,
-    scores: np.ndarray | None = None,
+    scores: np.ndarray | pa.Array | None = None,
     thresholds: np.ndarray | None = None,
     failing: Sequence[Sequence[str]] | None = None,
     texts: pa.Array | None = None,
@@ -310,6 +310,8 @@ def lost_batch(
     n = len(ids)
 
     def or_null(values: Any, kind: pa.DataType) -> pa.Array:
+        if isinstance(values, pa.Array):
+            return values
         return pa.nulls(n, kind) if values is None else pa.array(values, kind)
 
     columns = [

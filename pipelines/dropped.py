@@ -1,10 +1,10 @@
 """What went, and why: RUN/dropped/<source>/, a row per document that did not stay.
 
-Columns: id, key, stage (`read`, `filters`, `dedup`), filter (the reason, the first failing rule, `exact`),
-detail (what some filters say beside the score: a language, another library's reason), score, threshold, failing
-(all failing rules), survivor (dedup), text, raw. `text` is there for a seeded sample per filter and split
-(`dropped_text: sample`), for all, or for none; `raw` is the bytes of a malformed row, at most 64 KiB. For `read`
-the score is the row's size in bytes.
+Columns: id, key, stage (`read`, `filters`, `dedup`), filter (the reason, the first failing rule, the step of dedup),
+detail (what some filters and steps say beside the score: a language, another library's reason, a benchmark's item),
+score, threshold, failing (all failing rules), survivor (the document that dedup keeps instead), text, raw. `text` is
+there for a seeded sample per filter and split (`dropped_text: sample`), for all, or for none; `raw` is the bytes of
+a malformed row, at most 64 KiB. For `read` the score is the row's size in bytes.
 
 Memory: one Arrow batch of text, the ids of what a split dropped, and the sample.
 """
@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from winnow.filters.rules import Rule
 from winnow.pipelines.documents import LOST_SCHEMA, details_of, failing_names, lost_batch, name
-from winnow.pipelines.exact import verdict_name
 from winnow.pipelines.records import Outputs
+from winnow.pipelines.standing import Standing, step_of, verdict_name
 from winnow.shards import storage, tables
 
-VERSION = 2
+VERSION = 3
 SAMPLES_PER_FILTER = 64
 """Texts kept per source and filter, spread over its splits; at least one a split."""
 SAMPLE_SEED = 0x73616D706C65
@@ -34,12 +34,9 @@ SCHEMA = LOST_SCHEMA.insert(SURVIVOR, pa.field("survivor", tables.ID))
 
 @dataclass(frozen=True, slots=True)
 class DroppedSpec:
-    source: str
-    split: int
+    standing: Standing
+    """With all steps of dedup."""
     splits: int
-    documents: str
-    filters: str
-    exact: str | None
     rules: tuple[Rule, ...]
     """Of the last segment."""
     text: str
@@ -47,11 +44,12 @@ class DroppedSpec:
 
 
 def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
-    """Write the report of one split."""
+    """Write the report of one split; returns its rows, and those by step of dedup."""
     sampled = _sample(spec) if spec.text == "sample" else {}
     rows = 0
+    steps: dict[str, int] = {}
     with (
-        outputs.file(name("dropped", spec.split, "parquet")) as path,
+        outputs.file(name("dropped", spec.standing.split, "parquet")) as path,
         tables.RowWriter(path, SCHEMA) as writer,
     ):
         for batch in _malformed(spec):
@@ -60,11 +58,16 @@ def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
         for batch, texts in _dropped(spec, with_text=spec.text != "none"):
             writer.write(_with_text(batch, texts, spec.text, sampled))
             rows += batch.num_rows
-    return {"rows": rows}
+            if batch.column("stage")[0].as_py() == "dedup":
+                step = batch.column("filter")[0].as_py()
+                steps[step] = steps.get(step, 0) + batch.num_rows
+    return {"rows": rows, "steps": steps}
 
 
 def _lost(spec: DroppedSpec) -> Iterator[pa.RecordBatch]:
-    for batch in tables.parquet_batches(storage.join(spec.documents, name("lost", spec.split, "parquet"))):
+    for batch in tables.parquet_batches(
+        storage.join(spec.standing.documents, name("lost", spec.standing.split, "parquet"))
+    ):
         yield batch.add_column(SURVIVOR, SCHEMA.field("survivor"), pa.nulls(batch.num_rows, tables.ID))
 
 
@@ -94,58 +97,66 @@ def _blank(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:
 
 def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
     """What the last segment and dedup dropped, a batch a batch of text; `text` still null in it."""
-    rules = spec.rules
-    details = sorted({rule.detail for rule in rules if rule.detail})
-    place = storage.join(spec.documents, name("rows", spec.split, "parquet"))
-    rows = tables.Aligned(tables.parquet_batches(place, ["id", "key", *details]))
-    verdicts = tables.Aligned(
-        tables.arrow_batches(storage.join(spec.filters, name("verdict", spec.split, "arrow")))
-    )
-    survivors = None
-    if spec.exact is not None:
-        place = storage.join(spec.exact, verdict_name(spec.source, spec.split))
-        survivors = tables.Aligned(tables.arrow_batches(place))
+    rules, standing = spec.rules, spec.standing
+    names = sorted({rule.detail for rule in rules if rule.detail})
+    place = storage.join(standing.documents, name("rows", standing.split, "parquet"))
+    rows = tables.Aligned(tables.parquet_batches(place, ["id", "key", *names]))
+    place = storage.join(standing.filters, name("verdict", standing.split, "arrow"))
+    verdicts = tables.Aligned(tables.arrow_batches(place))
+    file = verdict_name(standing.source, standing.split)
+    steps = [
+        (step_of(s), tables.Aligned(tables.arrow_batches(storage.join(s, file)))) for s in standing.steps
+    ]
     for n, texts in _text_batches(spec, with_text):
-        verdict, row = verdicts.take(n), rows.take(n)
-        first = verdict.column("first").to_numpy()
-        filtered = np.flatnonzero(first >= 0)
-        survivor = survivors.take(n).column("survivor") if survivors else None
-        duplicate = (
-            np.flatnonzero(survivor.is_valid().to_numpy(zero_copy_only=False))
-            if survivor is not None
-            else np.empty(0, np.int64)
-        )
-        for where, stage in ((filtered, "filters"), (duplicate, "dedup")):
-            if not len(where):
-                continue
-            take = pa.array(where)
-            of_filters = stage == "filters"
-            batch = lost_batch(
-                ids=row.column("id").take(take),
-                keys=row.column("key").take(take),
-                stage=stage,
-                filters=[rules[i].name for i in first[where]] if of_filters else ["exact"] * len(where),
-                details=details_of(rules, first[where], {d: row.column(d) for d in details}, take)
-                if of_filters
-                else None,
-                scores=verdict.column("score").to_numpy()[where] if of_filters else None,
-                thresholds=verdict.column("threshold").to_numpy()[where] if of_filters else None,
-                failing=failing_names(verdict.column("failing").to_numpy()[where], rules)
-                if of_filters
-                else None,
-            )
-            column = pa.nulls(len(where), tables.ID)
-            if survivor is not None and not of_filters:
-                column = survivor.take(take)
-            yield (
-                batch.add_column(SURVIVOR, SCHEMA.field("survivor"), column),
-                texts.take(take) if texts else None,
-            )
+        row, verdict = rows.take(n), verdicts.take(n)
+        parts = [_by_filters(rules, row, verdict)]
+        parts += [_by_step(step, row, of_step.take(n)) for step, of_step in steps]
+        for batch, where in parts:
+            if len(where):
+                yield batch, texts.take(where) if texts else None
+
+
+def _by_filters(
+    rules: Sequence[Rule], row: pa.RecordBatch, verdict: pa.RecordBatch
+) -> tuple[pa.RecordBatch, pa.Array]:
+    """Documents that the last segment dropped, and which of the rows they are."""
+    first = verdict.column("first").to_numpy()
+    where = np.flatnonzero(first >= 0)
+    take = pa.array(where)
+    signals = {s: row.column(s) for s in row.schema.names}
+    batch = lost_batch(
+        ids=row.column("id").take(take),
+        keys=row.column("key").take(take),
+        stage="filters",
+        filters=[rules[i].name for i in first[where]],
+        details=details_of(rules, first[where], signals, take),
+        scores=verdict.column("score").to_numpy()[where],
+        thresholds=verdict.column("threshold").to_numpy()[where],
+        failing=failing_names(verdict.column("failing").to_numpy()[where], rules),
+    )
+    return batch.add_column(SURVIVOR, SCHEMA.field("survivor"), pa.nulls(len(where), tables.ID)), take
+
+
+def _by_step(step: str, row: pa.RecordBatch, verdict: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.Array]:
+    """Documents that a step of dedup dropped, and which of the rows they are."""
+    take = pa.array(np.flatnonzero(verdict.column("dropped").to_numpy(zero_copy_only=False)))
+    gone = verdict.take(take)
+    batch = lost_batch(
+        ids=row.column("id").take(take),
+        keys=row.column("key").take(take),
+        stage="dedup",
+        filters=[step] * len(take),
+        details=gone.column("detail").to_pylist(),
+        scores=gone.column("score"),
+    )
+    return batch.add_column(SURVIVOR, SCHEMA.field("survivor"), gone.column("survivor")), take
 
 
 def _text_batches(spec: DroppedSpec, with_text: bool) -> Iterator[tuple[int, pa.Array | None]]:
     """Rows of each batch of a split's text, and the text if it is wanted."""
-    for batch in tables.arrow_batches(storage.join(spec.documents, name("text", spec.split, "arrow"))):
+    for batch in tables.arrow_batches(
+        storage.join(spec.standing.documents, name("text", spec.standing.split, "arrow"))
+    ):
         yield batch.num_rows, batch.column("text") if with_text else None
 
 

@@ -2,13 +2,10 @@
 
 Exact dedup of a group of sources, by the xxh3-128 of the final text. Documents with equal hashes meet
 in one partition of an exchange; the survivor is the first in source order (as the recipe names
-them), then file order, then position. A second exchange brings the verdicts back to the splits they
-are about, where they are written row-aligned with the documents: `survivor` is null for a document
-that stays, and the survivor's id for one that goes.
+them), then file order, then position. The verdicts go home to the splits they are about (homing.py).
 
-Memory: `partition_bytes` of rows (48 bytes each), about three times; the last step holds the
-verdicts of `SPLIT_ROWS` rows or of one split. A partition can grow past its size by the copies of one
-text, 48 bytes each.
+Memory: `partition_bytes` of rows (48 bytes each), about three times. A partition can grow past its size by the
+copies of one text, 48 bytes each.
 """
 
 from __future__ import annotations
@@ -20,19 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from winnow.pipelines.cluster import Task
-from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
-from winnow.pipelines.records import Outputs, Record, Stage
-from winnow.pipelines.verdicts import kept_by_filters
+from winnow.pipelines.homing import VERDICTS, bring_home, plan_home, verdict_rows
+from winnow.pipelines.recipe import Limits
+from winnow.pipelines.records import Outputs, Stage
+from winnow.pipelines.standing import Standing, rows_of
 from winnow.shards import exchange, tables
 
-VERSION = 1
+VERSION = 2
 BATCH_ROWS = 1 << 16
-SPLIT_ROWS = 1 << 22
-"""Rows whose verdicts one task writes (ours: 160 MiB if every one is a duplicate)."""
-WIDEST = 256
-"""Blocks a run of verdicts is divided into at a time."""
 HASHES = Wire(
     np.dtype(
         [("hash", "<u8"), ("hash2", "<u8"), ("source", "<u4"), ("file", "<u4"), ("position", "<u8"),
@@ -40,39 +34,19 @@ HASHES = Wire(
     ),
     ("hash", "hash2", "source", "file", "position"),
 )  # fmt: skip
-VERDICTS = Wire(
-    np.dtype([("split", "<u8"), ("row", "<u8"), ("high", "<u8"), ("low", "<u8"), ("source", "<u8")]),
-    ("split", "row"),
-)
-SURVIVOR_SCHEMA = pa.schema([("survivor", tables.ID)])
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A split of a source of the group."""
-
-    source: int
-    """Rank in survivors' order."""
-    split: int
-    """Index within its source."""
-    documents: str
-    filters: str
-    files: tuple[tuple[int, int], ...]
-    """(id half, rank in the source's listing) of the files it has pieces of."""
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class ScatterSpec:
     index: int
-    inputs: tuple[tuple[int, Input], ...]
+    inputs: tuple[tuple[int, Standing], ...]
     """With each split's number in the group."""
     bounds: np.ndarray
     run_rows: int
 
 
 def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
-    """Write the hashes of what the filters kept as runs of at most `run_rows` rows."""
+    """Write the hashes of what stands as runs of at most `run_rows` rows."""
     runs: list[dict[str, Any]] = []
     held: list[np.ndarray] = []
 
@@ -82,12 +56,12 @@ def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
         runs.append(write_run(outputs, f"run-{spec.index:08d}-{len(runs)}.bin", HASHES, rows, spec.bounds))
 
     for number, item in spec.inputs:
-        aligned = kept_by_filters(item.documents, item.filters, item.split)
+        aligned = rows_of(item, ["id", "text_hash"])
         halves = np.array(sorted(item.files), np.uint64).reshape(-1, 2)
         row = 0
         while row < item.rows:
             batch = aligned.take(min(BATCH_ROWS, item.rows - row))
-            held.append(_hash_rows(batch, item.source, number, row, halves))
+            held.append(_hash_rows(batch, item.rank, number, row, halves))
             row += batch.num_rows
             if sum(map(len, held)) >= spec.run_rows:
                 flush()
@@ -124,94 +98,41 @@ def reduce_task(spec: ReduceSpec, outputs: Outputs) -> dict[str, Any]:
     new[1:] = (rows["hash"][1:] != rows["hash"][:-1]) | (rows["hash2"][1:] != rows["hash2"][:-1])
     leader = np.flatnonzero(new)[np.cumsum(new) - 1] if n else np.empty(0, np.int64)
     gone = ~new
-    verdicts = np.empty(int(gone.sum()), VERDICTS.dtype)
+    verdicts = verdict_rows(int(gone.sum()))
     verdicts["split"], verdicts["row"] = rows["split"][gone], rows["row"][gone]
     verdicts["high"], verdicts["low"] = rows["id_half"][leader[gone]], rows["position"][leader[gone]]
     verdicts["source"] = rows["source"][leader[gone]]
-    return {"runs": [write_run(outputs, f"run-{spec.index:08d}.bin", VERDICTS, verdicts, spec.bounds)]}
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictSpec:
-    parts: tuple[Part, ...]
-    splits: tuple[tuple[int, str, int, int], ...]
-    """(number in the group, source name, index in the source, rows)."""
-    group: tuple[str, ...]
-
-
-def verdict_task(spec: VerdictSpec, outputs: Outputs) -> dict[str, Any]:
-    """Write the verdicts of some splits, row-aligned with their documents."""
-    verdicts, _, _ = read_parts(spec.parts, VERDICTS)
-    dropped: dict[str, int] = {}
-    pairs: dict[str, int] = {}
-    for number, source, split, n in spec.splits:
-        a, b = np.searchsorted(verdicts["split"], [number, number + 1])
-        mine = verdicts[a:b]
-        with (
-            outputs.file(verdict_name(source, split)) as path,
-            tables.arrow_writer(path, SURVIVOR_SCHEMA) as writer,
-        ):
-            for first in range(0, n, BATCH_ROWS):
-                stop = min(first + BATCH_ROWS, n)
-                c, d = np.searchsorted(mine["row"], [first, stop])
-                writer.write_batch(_survivors(mine[c:d], first, stop))
-        dropped[source] = dropped.get(source, 0) + len(mine)
-        for rank, n_lost in enumerate(
-            np.bincount(mine["source"].astype(np.int64), minlength=len(spec.group))
-        ):
-            pair = f"{source} of {spec.group[rank]}"
-            pairs[pair] = pairs.get(pair, 0) + int(n_lost)
-    return {"dropped": dropped, "pairs": pairs}
-
-
-def verdict_name(source: str, split: int) -> str:
-    """The file of a split's dedup verdicts."""
-    return name(f"survivor.{source}", split, "arrow")
-
-
-def _survivors(mine: np.ndarray, first: int, stop: int) -> pa.RecordBatch:
-    n = stop - first
-    high, low = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
-    gone = np.zeros(n, bool)
-    where = mine["row"].astype(np.int64) - first
-    high[where], low[where], gone[where] = mine["high"], mine["low"], True
-    ids = tables.ids_of(high, low)
-    valid = pa.array(gone)
-    column = pa.Array.from_buffers(tables.ID, n, [valid.buffers()[1], ids.buffers()[1]])
-    return pa.record_batch([column], schema=SURVIVOR_SCHEMA)
+    no_cuts = np.empty(0, VERDICTS.payload)
+    run = write_run(outputs, f"run-{spec.index:08d}.bin", VERDICTS, verdicts, spec.bounds, no_cuts)
+    return {"runs": [run]}
 
 
 def deduplicate(
     engine: Engine,
     group: Sequence[str],
-    inputs: Sequence[Input],
+    inputs: Sequence[Standing],
     upstream: Sequence[Stage],
-    partition_bytes: int,
-    kept: Sequence[Record],
+    limits: Limits,
 ) -> Work[Done]:
     """Run exact dedup over the splits of a group of sources (`inputs` in survivors' order).
 
-    `kept` are the records of the filters stages, in the order of `inputs`: they say how many documents each
-    split brings. The stage's records count what was dropped by source, and by pair "source of survivor's source".
+    Returns the stage of the verdicts; homing.py says what its records count.
     """
+    partition_bytes = limits.partition_bytes
     row_bytes = HASHES.dtype.itemsize
-    sizes = [r.counts["kept"] * row_bytes for r in kept]
+    sizes = [i.documents_left * row_bytes for i in inputs]
     out = exchange.plan_rounds(sum(sizes), partition_bytes)
     out_bounds = exchange.uniform_bounds(out.partitions)
-    blocks = exchange.group_by_bytes([i.rows for i in inputs], SPLIT_ROWS)
-    back = exchange.plan_rounds(len(blocks) * WIDEST, WIDEST, 1)  # a partition a block
-    starts = [a for a, _ in blocks[1:]] + [len(inputs)] * (back.partitions - len(blocks))
-    back_bounds = np.array(starts, np.uint64)
+    home = plan_home(inputs)
 
     label = "+".join(group)[:80]
     settings = {"group": list(group), "partition_bytes": partition_bytes}
     scatter = Stage(f"exact-scatter.{label}", VERSION, settings, tuple(s.directory for s in upstream))
     scattered = [scatter, *round_stages(scatter, out, partition_bytes)]
-    reduce = Stage(f"exact-reduce.{label}", VERSION, {"blocks": len(blocks)}, (scattered[-1].directory,))
-    reduced = [reduce, *round_stages(reduce, back, partition_bytes)]
+    reduce = Stage(f"exact-reduce.{label}", VERSION, home.identity, (scattered[-1].directory,))
     # Which documents are equal does not depend on how the exchange was cut.
     final = Stage(f"exact.{label}", VERSION, {"group": list(group)}, tuple(s.directory for s in upstream))
-    if done := engine.finished(final, len(blocks)):
+    if done := engine.finished(final, len(home.blocks)):
         return done
 
     coarse = exchange.coarse_bounds(out_bounds, out.fanouts, 0)
@@ -223,13 +144,9 @@ def deduplicate(
     first = yield Request(scatter, tasks)
     parts = yield from further_rounds(first, scattered[1:], HASHES, out, out_bounds, partition_bytes)
 
-    coarse = exchange.coarse_bounds(back_bounds, back.fanouts, 0)
-    tasks = [Task(p, reduce_task, ReduceSpec(p, tuple(parts[p]), coarse)) for p in range(out.partitions)]
+    first_bounds = home.bounds_first
+    tasks = [
+        Task(p, reduce_task, ReduceSpec(p, tuple(parts[p]), first_bounds)) for p in range(out.partitions)
+    ]
     first = yield Request(reduce, tasks)
-    parts = yield from further_rounds(first, reduced[1:], VERDICTS, back, back_bounds, partition_bytes)
-
-    tasks = []
-    for i, (a, b) in enumerate(blocks):
-        splits = tuple((k, group[inputs[k].source], inputs[k].split, inputs[k].rows) for k in range(a, b))
-        tasks.append(Task(i, verdict_task, VerdictSpec(tuple(parts[i]), splits, tuple(group))))
-    return (yield Request(final, tasks))
+    return (yield from bring_home(first, final, home, inputs, group, partition_bytes))

@@ -21,7 +21,7 @@ import pyarrow as pa
 from winnow.pipelines.documents import name, offsets
 from winnow.pipelines.engine import Done
 from winnow.pipelines.records import Outputs
-from winnow.pipelines.verdicts import kept_by_filters
+from winnow.pipelines.verdicts import kept_batches
 from winnow.shards import storage, tables
 
 VERSION = 1
@@ -66,7 +66,7 @@ def examples_task(spec: ExamplesSpec, outputs: Outputs) -> dict[str, Any]:
     """Write the examples of some splits in the order of their draws; returns how many there are."""
     draws, heldout, texts = [np.empty(0, np.uint64)], [np.empty(0, bool)], [pa.array([], pa.large_string())]
     for split in spec.splits:
-        rows = kept_by_filters(spec.documents, spec.filters, split)
+        rows = tables.Aligned(kept_batches(spec.documents, spec.filters, split, ["id"]))
         for batch in tables.arrow_batches(storage.join(spec.documents, name("text", split, "arrow"))):
             table = rows.take(batch.num_rows)
             halves = tables.id_halves(table.column("id"))

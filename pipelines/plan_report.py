@@ -49,7 +49,11 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "name": plan.recipe.name,
         "classifiers": classifiers,
         "sources": sources,
-        "dedup_groups": [list(g) for g in plan.recipe.dedup_groups()],
+        "dedup": [
+            {"step": step.name, "group": list(group)}
+            for step in plan.recipe.dedup_steps()
+            for group, _ in step.groups
+        ],
         "budget_tokens": int(budget),
         "disk_bytes_estimate": int(plan.disk_estimate),
         "task_memory_bytes": plan.task_memory,
@@ -97,8 +101,8 @@ def print_plan(facts: dict[str, Any]) -> None:
         )
         memory = show_bytes(classifier["training_memory_bytes"])
         console.print(f"classifier {name}: trained first, on {shown}; memory ~ {memory}", highlight=False)
-    for group in facts["dedup_groups"]:
-        console.print(f"exact dedup: {', then '.join(group)} (the first named keeps)")
+    for step in facts["dedup"]:
+        console.print(f"{step['step']} dedup: {', then '.join(step['group'])} (the first named keeps)")
     console.print(
         f"disk below RUN ~ {show_bytes(facts['disk_bytes_estimate'])}; a task holds up to "
         f"~ {show_bytes(facts['task_memory_bytes'])} and asks Ray for {show_bytes(facts['ray_memory_bytes'])}"

@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from winnow.pipelines import models, pack
+from winnow.pipelines import dedup, models, pack
 from winnow.pipelines.numbers import show_count
 from winnow.pipelines.planning import Plan, SourcePlan, expand
 from winnow.pipelines.recipe import Read, dump
@@ -184,7 +184,7 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
         "epoch_rows": mixture.epoch_rows(shares, length),
         "sources": sources,
         "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
-        "dedup": [_dedup_facts(corpus, group) for group in recipe.dedup_groups()],
+        "dedup": dedup.statistics(recipe, corpus.sources),
     }  # fmt: skip
 
 
@@ -209,7 +209,8 @@ def _source_facts(source: SourceRun, length: int) -> dict[str, Any]:
         "failing": _added(total(read, "failing") or {}, total(kept, "failing") or {}),
         "only": _added(total(read, "only") or {}, total(kept, "only") or {}),
         "details": _details((*read, *kept)),
-        "duplicates": total(source.exact.records, "dropped", source.name) if source.exact else 0,
+        "duplicates": sum(total(done.records, "dropped", source.name) for done in source.steps),
+        "dedup": [_step_facts(done, source.name) for done in source.steps],
         "kept_documents": total(source.tokens.records, "documents"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),
@@ -247,19 +248,10 @@ def _split_facts(source: SourceRun, split: str, length: int) -> dict[str, int]:
     }
 
 
-def _dedup_facts(corpus: Corpus, group: tuple[str, ...]) -> dict[str, Any]:
-    done = corpus.sources[group[0]].exact
-    assert done is not None
-    compared = sum(total(corpus.sources[n].filters.records, "kept") for n in group)
-    dropped = sum((total(done.records, "dropped") or {}).values())
-    pairs = {pair: n for pair, n in (total(done.records, "pairs") or {}).items() if n}
-    return {
-        "group": list(group),
-        "compared": compared,
-        "survivors": compared - dropped,
-        "dropped": dropped,
-        "pairs": pairs,
-    }
+def _step_facts(done: Done, source: str) -> dict[str, Any]:
+    """What a step of dedup took from a source."""
+    facts = {what: total(done.records, what, source) for what in dedup.COUNTS}
+    return {"step": done.stage.kind, **facts}
 
 
 def _streams_yaml(corpus: Corpus, facts: dict[str, Any]) -> str:
@@ -323,7 +315,7 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
         shuffled, packed = source.shuffled, source.packed
         assert shuffled is not None
         assert packed is not None
-        parts = (source.documents, source.filters, source.exact, source.tokens, shuffled.done, packed.done)
+        parts = (source.documents, source.filters, *source.steps, source.tokens, shuffled.done, packed.done)
         for done in (*parts, source.dropped):
             if done is not None and all(s["directory"] != done.stage.directory for s in stages):
                 stages.append(_stage_facts(done.stage, done.records))
@@ -362,7 +354,7 @@ def _places(source: SourceRun) -> dict[str, Any]:
         "name": source.name,
         "documents": source.documents.stage.directory,
         "filters": source.filters.stage.directory,
-        "exact": source.exact.stage.directory if source.exact else None,
+        "dedup": [done.stage.directory for done in source.steps],
         "tokens": source.tokens.stage.directory,
         "stream": source.shuffled.done.stage.directory,
         "shards": source.packed.done.stage.directory,

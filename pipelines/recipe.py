@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -212,6 +213,15 @@ class ExactAcross(Settings):
     """Sources compared with each other and with themselves; the first named wins."""
 
 
+@dataclass(frozen=True, slots=True)
+class DedupStep:
+    """A step of dedup."""
+
+    name: str
+    groups: tuple[tuple[tuple[str, ...], Any], ...]
+    """Disjoint sets of sources that are compared, survivors' order within each, with the step's settings for them."""
+
+
 class Dedup(Settings):
     exact: ExactAcross | None = None
 
@@ -298,11 +308,12 @@ class Recipe(Settings):
             raise ValueError(f"{shown(name)} is no name for a run: {allowed}")
         return name
 
-    def dedup_groups(self) -> list[tuple[str, ...]]:
-        """The sets of sources that exact dedup compares, survivors' order within each; disjoint."""
+    def dedup_steps(self) -> list[DedupStep]:
+        """The steps of dedup that the recipe asks for, in their order."""
         across = tuple(self.dedup.exact.across) if self.dedup.exact else ()
-        alone = [(n,) for n, s in self.sources.items() if s.dedup.exact and n not in across]
-        return ([across] if across else []) + alone
+        alone = [((n,), None) for n, s in self.sources.items() if s.dedup.exact and n not in across]
+        groups = ([(across, None)] if across else []) + alone
+        return [DedupStep("exact", tuple(groups))] if groups else []
 
 
 def shipped() -> dict[str, Path]:

@@ -26,7 +26,7 @@ import orjson
 import xxhash
 from winnow.shards import storage
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECORDS = "records"
 
 

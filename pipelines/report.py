@@ -106,8 +106,11 @@ def funnel_table(facts: dict[str, Any]) -> Table:
             add(f"− {reason}", n, source["lost_bytes"].get(reason))
         for reason, n in sorted(source["dropped"].items(), key=lambda item: -item[1]):
             add(f"− {reason}", n, source["dropped_bytes"].get(reason))
-        if source["duplicates"]:
-            add("− exact duplicate", source["duplicates"], None)
+        for step in source["dedup"]:
+            if step["dropped"]:
+                add(f"− {step['step']}", step["dropped"], step["dropped_bytes"])
+            if step["cut_documents"]:
+                add(f"cut by {step['step']}", step["cut_documents"], step["cut_bytes"])
         add("kept", source["kept_documents"], source["kept_bytes"])
         table.add_section()
     return table

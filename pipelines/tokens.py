@@ -1,6 +1,6 @@
 """Per split: the tokens of what stays.
 
-The stage `tokens` reads a split's text through the masks of filters and dedup and writes it as one flat
+The stage `tokens` reads a split's text through the verdicts of filters and dedup and writes it as one flat
 array of ids, `tokens-*.bin` (uint16, or uint32 where the largest id needs it), and `index-*.arrow`: per
 document its id, where its tokens end (uint64), the bytes of its text and the first half of its text's hash.
 One tokenization serves every sequence length, shuffle and export.
@@ -10,7 +10,6 @@ Memory: an Arrow batch of text and what the encoder makes of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,10 +18,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from winnow.pipelines.documents import name
-from winnow.pipelines.exact import verdict_name
+from winnow.pipelines.documents import name, offsets, text_hashes
 from winnow.pipelines.records import Outputs
-from winnow.pipelines.verdicts import kept_by_filters
+from winnow.pipelines.standing import Standing, texts_of
 from winnow.shards import storage, tables
 from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
 from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
@@ -133,13 +131,8 @@ class RunCounter:
 
 @dataclass(frozen=True, slots=True)
 class TokensSpec:
-    source: str
-    split: int
-    rows: int
-    documents: str
-    filters: str
-    exact: str | None
-    """Locations of the stages; None where the source is in no dedup group."""
+    standing: Standing
+    """With all steps of dedup."""
     tokenizer: str
     backend: str
     append: str
@@ -149,47 +142,25 @@ def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
     """Tokenize what stays of one split; returns its counts."""
     encoder = _encoder(spec.tokenizer, spec.backend, spec.append)
     counts = {"documents": 0, "text_bytes": 0, "tokens": 0}
+    split = spec.standing.split
     with (
-        outputs.file(name("tokens", spec.split, "bin")) as tokens_path,
-        outputs.file(name("index", spec.split, "arrow")) as index_path,
+        outputs.file(name("tokens", split, "bin")) as tokens_path,
+        outputs.file(name("index", split, "arrow")) as index_path,
         open(tokens_path, "wb") as tokens,
         tables.arrow_writer(index_path, INDEX_SCHEMA) as index,
     ):
-        for rows, texts in staying(spec):
+        for batch in texts_of(spec.standing, ["id", "text_hash", "text_bytes"]):
+            texts, rows = batch.texts, batch.rows
             ids, ends = encoder.encode(texts)
             ids.tofile(tokens)
-            high, _ = tables.id_halves(rows.column("text_hash"))
-            index.write_batch(
-                pa.record_batch(
-                    [
-                        rows.column("id"),
-                        pa.array(ends.astype(np.uint64) + np.uint64(counts["tokens"])),
-                        rows.column("text_bytes"),
-                        pa.array(high),
-                    ],
-                    schema=INDEX_SCHEMA,
-                )
-            )
+            hashes, sizes = rows.column("text_hash"), rows.column("text_bytes")
+            if batch.is_cut:
+                hashes, sizes = text_hashes(texts), pa.array(np.diff(offsets(texts)).astype(np.uint32))
+            high, _ = tables.id_halves(hashes)
+            ends = ends.astype(np.uint64) + np.uint64(counts["tokens"])
+            columns = [rows.column("id"), pa.array(ends), sizes, pa.array(high)]
+            index.write_batch(pa.record_batch(columns, schema=INDEX_SCHEMA))
             counts["documents"] += len(texts)
-            counts["text_bytes"] += int(pc.sum(rows.column("text_bytes")).as_py() or 0)
+            counts["text_bytes"] += int(pc.sum(sizes).as_py() or 0)
             counts["tokens"] += len(ids)
     return counts
-
-
-def staying(spec: TokensSpec) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-    """The rows and texts of a split that filters and dedup left, batch by batch of text."""
-    rows = kept_by_filters(spec.documents, spec.filters, spec.split)
-    survivors = None
-    if spec.exact is not None:
-        survivors = tables.Aligned(
-            tables.arrow_batches(storage.join(spec.exact, verdict_name(spec.source, spec.split)))
-        )
-    text = storage.join(spec.documents, name("text", spec.split, "arrow"))
-    for batch in tables.arrow_batches(text):
-        table = rows.take(batch.num_rows)
-        keep = table.column("keep")
-        if survivors is not None:
-            keep = pc.and_(keep, pc.is_null(survivors.take(batch.num_rows).column("survivor")))
-        if pc.any(keep).as_py():
-            yield table.filter(keep), batch.column("text").filter(keep)
-    rows.end()

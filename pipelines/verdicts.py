@@ -90,17 +90,13 @@ def draws_of(batch: pa.RecordBatch, seed: int) -> np.ndarray:
     return tables.mix(seed ^ CUT_SEED, *tables.id_halves(batch.column("id")))
 
 
-def kept_by_filters(documents: str, filters: str, split: int) -> tables.Aligned:
-    """The rows of a split with a column `keep`, in portions of the caller's choice."""
-
-    def batches():
-        verdicts = tables.Aligned(
-            tables.arrow_batches(storage.join(filters, name("verdict", split, "arrow")))
-        )
-        rows = storage.join(documents, name("rows", split, "parquet"))
-        for batch in tables.parquet_batches(rows, ["id", "key", "text_hash", "text_bytes"]):
-            keep = pc.less(verdicts.take(batch.num_rows).column("first"), 0)
-            yield batch.append_column("keep", keep)
-        verdicts.end()
-
-    return tables.Aligned(batches())
+def kept_batches(
+    documents: str, filters: str, split: int, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a split, these columns of them and last a column `keep`: whether the filters leave the document."""
+    verdicts = tables.Aligned(tables.arrow_batches(storage.join(filters, name("verdict", split, "arrow"))))
+    rows = storage.join(documents, name("rows", split, "parquet"))
+    for batch in tables.parquet_batches(rows, columns):
+        keep = pc.less(verdicts.take(batch.num_rows).column("first"), 0)
+        yield batch.append_column("keep", keep)
+    verdicts.end()

@@ -10,6 +10,7 @@ import os
 import shutil
 import sysconfig
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -397,12 +398,12 @@ def test_conservation_fails_loudly(corpus, tmp_path: Path, monkeypatch: pytest.M
 
     root, _, _, _ = corpus
 
-    def lossy(spec: tokens.TokensSpec):
-        for rows, texts in honest(spec):
-            yield rows.slice(1), texts.slice(1)
+    def lossy(*args):
+        for batch in honest(*args):
+            yield replace(batch, rows=batch.rows.slice(1), texts=batch.texts.slice(1))
 
-    honest = tokens.staying
-    monkeypatch.setattr(tokens, "staying", lossy)
+    honest = tokens.texts_of
+    monkeypatch.setattr(tokens, "texts_of", lossy)
     with pytest.raises(
         RunError, match=r"source 'words': documents kept, and duplicates \+ tokenized: \d+ against \d+"
     ):
