@@ -77,6 +77,8 @@ class Corpus:
     """The stage of each classifier that the recipe trains."""
     models: models.Models = field(default_factory=dict)
     """All of them."""
+    lasting: list[Done] = field(default_factory=list)
+    """What later runs can compare with."""
     backend: BackendChoice | None = None
     mixture: dict[str, Any] | None = None
     """What RUN/mixture.json holds; None when the run was stopped before the shards."""
@@ -242,6 +244,7 @@ def _filter(engine: Engine, planned: Plan, corpus: Corpus) -> None:
 
 def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     dedup.deduplicate(engine, planned, corpus.sources)
+    corpus.lasting = [done for done in engine.done.values() if done.stage.kind in dedup.LASTING]
 
 
 def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:

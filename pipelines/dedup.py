@@ -8,21 +8,22 @@ reads text behind them. Groups of one step run side by side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from winnow.pipelines import exact
+from winnow.pipelines.dedup_settings import Group
+from winnow.pipelines.earlier import earlier_sources
 from winnow.pipelines.engine import Done, Engine, Work
 from winnow.pipelines.planning import Plan
-from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Stage, total
+from winnow.pipelines.records import Stage
 from winnow.pipelines.standing import Standing
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
 
 
-COUNTS = ("dropped", "dropped_bytes", "cut_documents", "cut_bytes")
-"""What a step's records count by source."""
+LASTING = ("keys", "signatures")
+"""Kinds of stages that later runs compare with: they stay when a run is cleaned."""
 
 
 def deduplicate(engine: Engine, planned: Plan, sources: dict[str, SourceRun]) -> None:
@@ -30,47 +31,14 @@ def deduplicate(engine: Engine, planned: Plan, sources: dict[str, SourceRun]) ->
     recipe = planned.recipe
     for step in recipe.dedup_steps():
         works = []
-        for group, settings in step.groups:
-            members = [sources[name] for name in group]
+        for group in step.groups:
+            members = [sources[name] for name in group.sources]
             inputs = [standing for rank, m in enumerate(members) for standing in standings(m, rank)]
             upstream = [done.stage for m in members for done in (m.filters, *m.steps)]
-            works.append(_work(step.name, engine, planned, group, inputs, upstream, settings))
-        for (group, _), done in zip(step.groups, engine.together(*works), strict=True):
-            for name in group:
+            works.append(_work(step.name, engine, planned, group, inputs, upstream))
+        for group, done in zip(step.groups, engine.together(*works), strict=True):
+            for name in group.sources:
                 sources[name].steps.append(done)
-
-
-def statistics(recipe: Recipe, sources: dict[str, SourceRun]) -> list[dict[str, Any]]:
-    """Per step and group: documents compared and dropped, and whose duplicates they are, by "source of source"."""
-    out = []
-    for step in recipe.dedup_steps():
-        for group, _ in step.groups:
-            done = _step_done(sources[group[0]], step.name)
-            compared = sum(_standing_before(sources[name], done) for name in group)
-            dropped = sum((total(done.records, "dropped") or {}).values())
-            out.append(
-                {
-                    "step": step.name,
-                    "group": list(group),
-                    "compared": compared,
-                    "survivors": compared - dropped,
-                    "dropped": dropped,
-                    "pairs": total(done.records, "pairs") or {},
-                }
-            )
-    return out
-
-
-def _step_done(source: SourceRun, step: str) -> Done:
-    return next(done for done in source.steps if done.stage.kind == step)
-
-
-def _standing_before(source: SourceRun, step: Done) -> int:
-    """Documents of a source that a step found."""
-    before = source.steps[: source.steps.index(step)]
-    return total(source.filters.records, "kept") - sum(
-        total(s.records, "dropped", source.name) for s in before
-    )
 
 
 def standings(source: SourceRun, rank: int = 0) -> list[Standing]:
@@ -99,13 +67,13 @@ def _work(
     step: str,
     engine: Engine,
     planned: Plan,
-    group: Sequence[str],
+    group: Group,
     inputs: Sequence[Standing],
     upstream: Sequence[Stage],
-    settings: Any,
 ) -> Work[Done]:
-    limits = planned.recipe.limits
+    settings, limits = group.settings, planned.recipe.limits
+    earlier = [source for run in group.against for source in earlier_sources(run)]
     match step:
         case "exact":
-            return exact.deduplicate(engine, group, inputs, upstream, limits)
+            return exact.deduplicate(engine, group.sources, inputs, upstream, settings, limits, earlier)
     raise ValueError(f"there is no step {step!r}")

@@ -1,11 +1,12 @@
 """Which documents are the same as an earlier one?
 
-Exact dedup of a group of sources, by the xxh3-128 of the final text. Documents with equal hashes meet
-in one partition of an exchange; the survivor is the first in source order (as the recipe names
-them), then file order, then position. The verdicts go home to the splits they are about (homing.py).
+Exact dedup of a group of sources, by 128 bits of hash: of the final text (xxh3, stored with every document), of its
+normalised words, or of its URL (text_keys.py). Documents with equal hashes meet in one partition of an exchange; the
+survivor is the first in source order (as the recipe names them), then file order, then position. Documents of
+earlier runs come before all others, and stay. The verdicts go home to the splits they are about (homing.py).
 
-Memory: `partition_bytes` of rows (48 bytes each), about three times. A partition can grow past its size by the
-copies of one text, 48 bytes each.
+Memory: `partition_bytes` of rows (48 bytes each), about three times, however many copies a text has; and 17 bytes for
+each document of a split where keys are not of the text.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from winnow.filters.exact_settings import Exact
 from winnow.pipelines.cluster import Task
+from winnow.pipelines.earlier import Earlier, stage_of
 from winnow.pipelines.engine import Done, Engine, Request, Work
-from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
+from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_blocks, round_stages, write_run
 from winnow.pipelines.homing import VERDICTS, bring_home, plan_home, verdict_rows
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, rows_of
+from winnow.pipelines.text_keys import compute_keys, keys_identity, keys_of, keys_stage
 from winnow.shards import exchange, tables
 
-VERSION = 2
+VERSION = 3
 BATCH_ROWS = 1 << 16
 HASHES = Wire(
     np.dtype(
@@ -37,10 +42,22 @@ HASHES = Wire(
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A split whose documents are compared."""
+
+    number: int
+    """Among those of earlier runs, which come first, and of the group."""
+    source: int
+    """Rank of its source among theirs, and the group's."""
+    standing: Standing
+    keys: str | None
+    """Location of its source's keys; None: texts are compared."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScatterSpec:
     index: int
-    inputs: tuple[tuple[int, Standing], ...]
-    """With each split's number in the group."""
+    members: tuple[Member, ...]
     bounds: np.ndarray
     run_rows: int
 
@@ -55,13 +72,20 @@ def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
         held.clear()
         runs.append(write_run(outputs, f"run-{spec.index:08d}-{len(runs)}.bin", HASHES, rows, spec.bounds))
 
-    for number, item in spec.inputs:
+    for member in spec.members:
+        item = member.standing
         aligned = rows_of(item, ["id", "text_hash"])
+        keys = keys_of(member.keys, item) if member.keys is not None else None
         halves = np.array(sorted(item.files), np.uint64).reshape(-1, 2)
         row = 0
         while row < item.rows:
             batch = aligned.take(min(BATCH_ROWS, item.rows - row))
-            held.append(_hash_rows(batch, item.rank, number, row, halves))
+            hashes, keep = batch.column("text_hash"), batch.column("keep")
+            if keys is not None:
+                hashes = keys.take(batch.num_rows).column("key")
+                keep = pc.and_(keep, hashes.is_valid())
+            held.append(_hash_rows(batch.column("id"), hashes, keep, row, halves))
+            held[-1]["source"], held[-1]["split"] = member.source, member.number
             row += batch.num_rows
             if sum(map(len, held)) >= spec.run_rows:
                 flush()
@@ -70,16 +94,16 @@ def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def _hash_rows(batch: pa.RecordBatch, source: int, split: int, first: int, halves: np.ndarray) -> np.ndarray:
-    keep = batch.column("keep").to_numpy(zero_copy_only=False)
-    rows = np.empty(int(keep.sum()), HASHES.dtype)
-    high, low = tables.id_halves(batch.column("text_hash"))
-    half, position = tables.id_halves(batch.column("id"))
-    rows["hash"], rows["hash2"] = high[keep], low[keep]
-    rows["id_half"], rows["position"] = half[keep], position[keep]
+def _hash_rows(ids: pa.Array, hashes: pa.Array, keep: pa.Array, first: int, halves: np.ndarray) -> np.ndarray:
+    """HASHES of the documents to compare, their split left out; `first` is the row of the first document."""
+    where = keep.to_numpy(zero_copy_only=False)
+    rows = np.empty(int(where.sum()), HASHES.dtype)
+    high, low = tables.id_halves(hashes)
+    half, position = tables.id_halves(ids)
+    rows["hash"], rows["hash2"] = high[where], low[where]
+    rows["id_half"], rows["position"] = half[where], position[where]
     rows["file"] = halves[np.searchsorted(halves[:, 0], rows["id_half"]), 1]
-    rows["source"], rows["split"] = source, split
-    rows["row"] = first + np.flatnonzero(keep)
+    rows["row"] = first + np.flatnonzero(where)
     return rows
 
 
@@ -88,23 +112,52 @@ class ReduceSpec:
     index: int
     parts: tuple[Part, ...]
     bounds: np.ndarray
+    earlier: int
+    """Splits of earlier runs: they have the lower numbers."""
+    limit: int
+    """Bytes of rows that are held."""
 
 
 def reduce_task(spec: ReduceSpec, outputs: Outputs) -> dict[str, Any]:
-    """Find the survivor of every hash in one partition; write the others' verdicts as a run by split."""
-    rows, _, _ = read_parts(spec.parts, HASHES)
-    n = len(rows)
-    new = np.ones(n, bool)
-    new[1:] = (rows["hash"][1:] != rows["hash"][:-1]) | (rows["hash2"][1:] != rows["hash2"][:-1])
-    leader = np.flatnonzero(new)[np.cumsum(new) - 1] if n else np.empty(0, np.int64)
-    gone = ~new
+    """Find the survivor of every hash in one partition; write the others' verdicts as runs by split."""
+    runs: list[dict[str, Any]] = []
+    held: list[np.ndarray] = []
+    no_cuts = np.empty(0, np.uint32)
+
+    def flush() -> None:
+        verdicts = np.concatenate([verdict_rows(0), *held])
+        held.clear()
+        file = f"run-{spec.index:08d}-{len(runs)}.bin"
+        runs.append(write_run(outputs, file, VERDICTS, verdicts, spec.bounds, no_cuts))
+
+    leader = np.empty(0, HASHES.dtype)  # of the hash that the block before ended with
+    for block, _, _ in read_blocks(spec.parts, HASHES, spec.limit):
+        rows = np.concatenate([leader, block])
+        new = np.ones(len(rows), bool)
+        new[1:] = (rows["hash"][1:] != rows["hash"][:-1]) | (rows["hash2"][1:] != rows["hash2"][:-1])
+        leaders = rows[np.flatnonzero(new)[np.cumsum(new) - 1]]
+        held.append(_verdicts(rows, leaders, ~new & (rows["split"] >= spec.earlier), spec.earlier))
+        leader = leaders[-1:]
+        if sum(v.nbytes for v in held) >= spec.limit:
+            flush()
+    if held or not runs:
+        flush()
+    return {"runs": runs}
+
+
+def _verdicts(rows: np.ndarray, leaders: np.ndarray, gone: np.ndarray, earlier: int) -> np.ndarray:
     verdicts = verdict_rows(int(gone.sum()))
-    verdicts["split"], verdicts["row"] = rows["split"][gone], rows["row"][gone]
-    verdicts["high"], verdicts["low"] = rows["id_half"][leader[gone]], rows["position"][leader[gone]]
-    verdicts["source"] = rows["source"][leader[gone]]
-    no_cuts = np.empty(0, VERDICTS.payload)
-    run = write_run(outputs, f"run-{spec.index:08d}.bin", VERDICTS, verdicts, spec.bounds, no_cuts)
-    return {"runs": [run]}
+    verdicts["split"], verdicts["row"] = rows["split"][gone] - np.uint32(earlier), rows["row"][gone]
+    verdicts["high"], verdicts["low"] = leaders["id_half"][gone], leaders["position"][gone]
+    verdicts["source"] = leaders["source"][gone]
+    return verdicts
+
+
+def _earlier_keys(earlier: Earlier, settings: Exact) -> str | None:
+    """Location of the keys of an earlier run's source; None where texts are compared."""
+    if settings.by == "text":
+        return None
+    return stage_of(earlier, f"keys.{earlier.source}", keys_identity(settings), "keys")
 
 
 def deduplicate(
@@ -112,41 +165,63 @@ def deduplicate(
     group: Sequence[str],
     inputs: Sequence[Standing],
     upstream: Sequence[Stage],
+    settings: Exact,
     limits: Limits,
+    earlier: Sequence[Earlier] = (),
 ) -> Work[Done]:
     """Run exact dedup over the splits of a group of sources (`inputs` in survivors' order).
 
-    Returns the stage of the verdicts; homing.py says what its records count.
+    Returns the stage of the verdicts; homing.py says what its records count. Raises InputError when an earlier run
+    has not what is compared.
     """
     partition_bytes = limits.partition_bytes
     row_bytes = HASHES.dtype.itemsize
-    sizes = [i.documents_left * row_bytes for i in inputs]
+    before = [(e, s) for e in earlier for s in e.standings]
+    sizes = [i.documents_left * row_bytes for i in (*(s for _, s in before), *inputs)]
     out = exchange.plan_rounds(sum(sizes), partition_bytes)
     out_bounds = exchange.uniform_bounds(out.partitions)
     home = plan_home(inputs)
 
     label = "+".join(group)[:80]
-    settings = {"group": list(group), "partition_bytes": partition_bytes}
-    scatter = Stage(f"exact-scatter.{label}", VERSION, settings, tuple(s.directory for s in upstream))
-    scattered = [scatter, *round_stages(scatter, out, partition_bytes)]
-    reduce = Stage(f"exact-reduce.{label}", VERSION, home.identity, (scattered[-1].directory,))
+    inside = tuple(s.directory for s in upstream)
+    identity = {
+        "group": list(group),
+        **settings.model_dump(mode="json"),
+        "earlier": [e.identity for e in earlier],
+    }
     # Which documents are equal does not depend on how the exchange was cut.
-    final = Stage(f"exact.{label}", VERSION, {"group": list(group)}, tuple(s.directory for s in upstream))
+    final = Stage(f"exact.{label}", VERSION, identity, inside)
+    splits = {name: [s for s in inputs if s.source == name] for name in group}
     if done := engine.finished(final, len(home.blocks)):
+        if settings.by != "text":  # what the run lists as its own, for later runs to compare with
+            for name, own in splits.items():
+                engine.finished(keys_stage(name, own[0], settings), len(own))
         return done
-
+    keys: dict[str, str] = {}
+    if settings.by != "text":
+        for name, own in splits.items():
+            keys[name] = (yield from compute_keys(name, own, settings)).location
+    members = [Member(k, earlier.index(e), s, _earlier_keys(e, settings)) for k, (e, s) in enumerate(before)]
+    members += [
+        Member(len(before) + k, len(earlier) + s.rank, s, keys.get(s.source)) for k, s in enumerate(inputs)
+    ]
+    scatter = Stage(
+        f"exact-scatter.{label}", VERSION, identity | {"partition_bytes": partition_bytes}, inside
+    )
+    scattered = [scatter, *round_stages(scatter, out, partition_bytes)]
     coarse = exchange.coarse_bounds(out_bounds, out.fanouts, 0)
     run_rows = max(1, partition_bytes // row_bytes)
     tasks = []
     for i, (a, b) in enumerate(exchange.group_by_bytes(sizes, partition_bytes)):
-        numbered = tuple((k, inputs[k]) for k in range(a, b))
-        tasks.append(Task(i, scatter_task, ScatterSpec(i, numbered, coarse, run_rows)))
+        tasks.append(Task(i, scatter_task, ScatterSpec(i, tuple(members[a:b]), coarse, run_rows)))
     first = yield Request(scatter, tasks)
     parts = yield from further_rounds(first, scattered[1:], HASHES, out, out_bounds, partition_bytes)
 
-    first_bounds = home.bounds_first
-    tasks = [
-        Task(p, reduce_task, ReduceSpec(p, tuple(parts[p]), first_bounds)) for p in range(out.partitions)
+    reduce = Stage(f"exact-reduce.{label}", VERSION, home.identity, (scattered[-1].directory,))
+    specs = [
+        ReduceSpec(p, tuple(parts[p]), home.bounds_first, len(before), partition_bytes)
+        for p in range(out.partitions)
     ]
-    first = yield Request(reduce, tasks)
-    return (yield from bring_home(first, final, home, inputs, group, partition_bytes))
+    first = yield Request(reduce, [Task(s.index, reduce_task, s) for s in specs])
+    names = (*(e.name for e in earlier), *group)
+    return (yield from bring_home(first, final, home, inputs, names, partition_bytes))

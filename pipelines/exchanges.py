@@ -7,7 +7,7 @@ Here are the further rounds, the same for everybody, and the list of what each r
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,14 @@ def read_parts(parts: Sequence[Part], wire: Wire) -> tuple[np.ndarray, np.ndarra
     """Merge partitions of runs, which must all be the same range of keys; see exchange.gather."""
     runs = [(file.open(), partition) for file, partition in parts]
     return exchange.gather(runs, wire.dtype, wire.fields, wire.payload)
+
+
+def read_blocks(
+    parts: Sequence[Part], wire: Wire, limit: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    """What `read_parts` returns, in sorted blocks of about `limit` bytes; see exchange.sorted_blocks."""
+    runs = [(file.open(), partition) for file, partition in parts]
+    return exchange.sorted_blocks(runs, wire.dtype, wire.fields, wire.payload, limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,9 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "classifiers": classifiers,
         "sources": sources,
         "dedup": [
-            {"step": step.name, "group": list(group)}
+            {"step": step.name, "group": list(group.sources)}
             for step in plan.recipe.dedup_steps()
-            for group, _ in step.groups
+            for group in step.groups
         ],
         "budget_tokens": int(budget),
         "disk_bytes_estimate": int(plan.disk_estimate),

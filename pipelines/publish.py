@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from winnow.pipelines import dedup, models, pack
+from winnow.pipelines import dedup_statistics, models, pack
 from winnow.pipelines.numbers import show_count
 from winnow.pipelines.planning import Plan, SourcePlan, expand
 from winnow.pipelines.recipe import Read, dump
@@ -184,7 +184,7 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
         "epoch_rows": mixture.epoch_rows(shares, length),
         "sources": sources,
         "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
-        "dedup": dedup.statistics(recipe, corpus.sources),
+        "dedup": dedup_statistics.of_groups(recipe, corpus.sources),
     }  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def _source_facts(source: SourceRun, length: int) -> dict[str, Any]:
         "only": _added(total(read, "only") or {}, total(kept, "only") or {}),
         "details": _details((*read, *kept)),
         "duplicates": sum(total(done.records, "dropped", source.name) for done in source.steps),
-        "dedup": [_step_facts(done, source.name) for done in source.steps],
+        "dedup": dedup_statistics.of_source(source),
         "kept_documents": total(source.tokens.records, "documents"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),
@@ -246,12 +246,6 @@ def _split_facts(source: SourceRun, split: str, length: int) -> dict[str, int]:
         "shards": len(source.packed.entries[split]),
         "remainder_tokens": tokens - rows * length,
     }
-
-
-def _step_facts(done: Done, source: str) -> dict[str, Any]:
-    """What a step of dedup took from a source."""
-    facts = {what: total(done.records, what, source) for what in dedup.COUNTS}
-    return {"step": done.stage.kind, **facts}
 
 
 def _streams_yaml(corpus: Corpus, facts: dict[str, Any]) -> str:
@@ -320,7 +314,7 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
             if done is not None and all(s["directory"] != done.stage.directory for s in stages):
                 stages.append(_stage_facts(done.stage, done.records))
     assert corpus.backend is not None
-    others = (corpus.tokenizer, *corpus.classifiers.values(), *corpus.fetched.values())
+    others = (corpus.tokenizer, *corpus.classifiers.values(), *corpus.fetched.values(), *corpus.lasting)
     stages += [_stage_facts(done.stage, done.records) for done in others]
     inputs = [
         {

@@ -7,11 +7,9 @@ Winnow, applies `--set` overrides, and reports every mistake with file, line and
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -29,6 +27,7 @@ from pydantic import (
 )
 from winnow.filters.catalogue import FILTERS, segments
 from winnow.filters.classifier_training import TrainingOptions
+from winnow.pipelines.dedup_settings import Dedup, SourceDedup, Step, contradictions, filled, steps_of
 from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, wording
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 
@@ -102,11 +101,6 @@ class Read(Settings):
     before the cut and list the file in the manifest."""
 
 
-class SourceDedup(Settings):
-    exact: Flag = False
-    """Drop documents whose final text is equal, byte for byte, to an earlier one's of this source."""
-
-
 class Heldout(Settings):
     fraction: Annotated[Fraction, Field(gt=0, lt=1)]
     """Share of the documents that go to the split `val`, chosen by hash of the text: equal documents of sources
@@ -127,18 +121,7 @@ def _filter_settings(name: str, given: Any) -> Any:
         return {}
     if not isinstance(given, dict) or name not in FILTERS:
         return given
-    fields = FILTERS[name].model_fields  # type: ignore[union-attr]
-    return {k: _filter_number(fields[k].annotation, v) if k in fields else v for k, v in given.items()}
-
-
-def _filter_number(annotation: Any, value: Any) -> Any:
-    kinds = get_args(annotation) or (annotation,)
-    if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
-        return shown(value)  # pydantic would take true for 1
-    if isinstance(value, str) and int in kinds:
-        with contextlib.suppress(ValueError):  # pydantic says what is wrong, at the setting
-            return parse_count(value)
-    return value
+    return filled(FILTERS[name], given)  # type: ignore[arg-type]
 
 
 class _OneFilter(Settings):
@@ -206,24 +189,6 @@ class Classifier(Settings):
     """Share of the examples that the classifier is tested on, and not trained."""
     options: TrainingOptions = TrainingOptions.model_validate({})
     """fastText's, with DCLM's values."""
-
-
-class ExactAcross(Settings):
-    across: Annotated[list[str], Field(min_length=2)]
-    """Sources compared with each other and with themselves; the first named wins."""
-
-
-@dataclass(frozen=True, slots=True)
-class DedupStep:
-    """A step of dedup."""
-
-    name: str
-    groups: tuple[tuple[tuple[str, ...], Any], ...]
-    """Disjoint sets of sources that are compared, survivors' order within each, with the step's settings for them."""
-
-
-class Dedup(Settings):
-    exact: ExactAcross | None = None
 
 
 class Mixture(Settings):
@@ -308,12 +273,9 @@ class Recipe(Settings):
             raise ValueError(f"{shown(name)} is no name for a run: {allowed}")
         return name
 
-    def dedup_steps(self) -> list[DedupStep]:
+    def dedup_steps(self) -> list[Step]:
         """The steps of dedup that the recipe asks for, in their order."""
-        across = tuple(self.dedup.exact.across) if self.dedup.exact else ()
-        alone = [((n,), None) for n, s in self.sources.items() if s.dedup.exact and n not in across]
-        groups = ([(across, None)] if across else []) + alone
-        return [DedupStep("exact", tuple(groups))] if groups else []
+        return steps_of(self.dedup, {name: source.dedup for name, source in self.sources.items()})
 
 
 def shipped() -> dict[str, Path]:
@@ -369,14 +331,7 @@ def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
 def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     """Mistakes that no single field shows."""
     found: list[tuple[tuple[str | int, ...], str]] = []
-    if recipe.dedup.exact:
-        across = recipe.dedup.exact.across
-        for i, name in enumerate(across):
-            place = ("dedup", "exact", "across", i)
-            if name not in recipe.sources:
-                found.append((place, f"there is no source {name!r}{nearest(name, recipe.sources)}"))
-            elif name in across[:i]:
-                found.append((place, f"{name!r} is named twice"))
+    found += contradictions(recipe.dedup, {name: source.dedup for name, source in recipe.sources.items()})
     for owner, used in lists_of_filters(recipe):
         try:
             segments([f.settings for f in used], until_drop=recipe.signals == "until-drop")

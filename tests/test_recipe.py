@@ -72,7 +72,13 @@ def test_the_smallest_recipe_has_no_mistake():
         case("sequence: {lenght: 2}\n", "6:12: unknown key 'lenght'; did you mean 'length'?", "sequence"),
         case("    filtres: []\n", "6:5: unknown key 'filtres'; did you mean 'filters'?", "source"),
         changed("{format", "{exlude: x, format", "5:12: unknown key 'exlude'; did you mean 'exclude'?", "read"),
-        case("    dedup: {minhash: {}}\n", "6:13: unknown key 'minhash'; valid here: exact", "source-dedup"),
+        case("    dedup: {minhahs: {}}\n", "6:13: unknown key 'minhahs'; did you mean 'minhash'?", "source-dedup"),
+        case("    dedup: {semantic: {}}\n", "6:13: unknown key 'semantic'; valid here: bloom, exact, lines, minhash, "
+             "substrings", "source-dedup-nothing-near"),
+        case("    dedup: {minhash: {band: 3}}\n", "6:23: unknown key 'band'; did you mean 'bands'?", "source-minhash"),
+        case("    dedup: {exact: {across: [web]}}\n", "6:21: unknown key 'across'; valid here: against, by, url", "across"),
+        case("dedup: {lines: {across: [web]}}\n", "6:9: unknown key 'lines'; valid here: bloom, decontaminate, exact, "
+             "minhash, substrings", "lines-across"),
         case("    heldout: {fractoin: 0.1}\n", "6:15: unknown key 'fractoin'; did you mean 'fraction'?\n"
              "r.yaml:6:5: 'fraction' is missing", "heldout"),
         case("dedup: {exact: {accross: [web]}}\n", "6:17: unknown key 'accross'; did you mean 'across'?\n"
@@ -230,8 +236,15 @@ def test_other_editors(text):
         case("    weight: heavy\n", "6:13: a number is wanted, not 'heavy'", "weight-word"),
         case("    weight: 0\n", "6:13: must be above 0, not 0", "weight-zero"),
         case("    weight: .nan\n", "6:13: a finite number is wanted, not nan", "weight-nan"),
-        case("    dedup: {exact: 1}\n", "6:20: true or false is wanted, not 1", "number-for-flag"),
-        case("    dedup: {exact: maybe}\n", "6:20: true or false is wanted, not 'maybe'", "word-for-flag"),
+        case("    dedup: {exact: 1}\n", "6:20: true, false or the step's settings are wanted, not 1",
+             "step-number"),
+        case("    dedup: {exact: maybe}\n", "6:20: true, false or the step's settings are wanted, not "
+             "'maybe'", "step-word"),
+        case("    dedup: {minhash: mine}\n", "6:22: 'mine' is not known here; valid here: datatrove, dclm, dolma3, "
+             "fineweb, refinedweb", "no-preset"),
+        case("    dedup: {minhash: {anchors: yes}}\n", "6:32: a whole number is wanted, not 'true'", "step-true"),
+        case("    dedup: {minhash: {bands: 3}}\n", "6:22: bands is given without rows: a split needs both", "bands"),
+        case("    dedup: {substrings: {min_bytes: 1}}\n", "6:37: must be at least 8, not 1", "step-bound"),
         case("dedup: {exact: true}\n", "6:16: a mapping is wanted, not true", "flag-for-mapping"),
         case("    filters: nfc\n", "6:14: a list is wanted, not 'nfc'", "filters-word"),
         case("    filters:\n", "6:13: a list is wanted, not nothing", "filters-nothing"),
@@ -269,6 +282,10 @@ TWO = SMALL + "  docs:\n    read: {format: text, path: d}\n"
         pytest.param(TWO + "dedup: {exact: {across: [web, dcs]}}\n", "8:31: there is no source 'dcs'; did you mean "
                      "'docs'?", id="across-unknown"),
         pytest.param(TWO + "dedup: {exact: {across: [web, web]}}\n", "8:31: 'web' is named twice", id="across-twice"),
+        pytest.param(TWO + "    dedup: {minhash: dclm}\ndedup: {minhash: {across: [web, docs]}}\n",
+                     "8:13: 'docs' is compared by the recipe's `dedup` with other settings than its own here", id="across-other-settings"),
+        pytest.param(TWO + "dedup: {decontaminate: {benchmarks: {b: {path: b, text: t}}, sources: [wbe]}}\n",
+                     "8:72: there is no source 'wbe'; did you mean 'web'?", id="decontaminate-unknown"),
         pytest.param(TWO + "dedup: {exact: {across: [web]}}\n", "8:25: at least 2 are wanted, not 1", id="across-one"),
         pytest.param(TWO.replace("0.1}", "0.1, append: none, eos_token: x}"), "2:61: eos_token is given, but append is "
                      "'none'", id="eos-for-nothing"),
@@ -289,6 +306,32 @@ def test_several_mistakes_are_reported_together_in_the_order_of_the_file():
         "--set max_bad_rows:1:1: a share between 0 and 1 is wanted, not 9",
         "--set mixture.tokns:1:1: unknown key 'tokns'; did you mean 'tokens'?",
     ]
+
+
+# ---- dedup ---------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_dedup_have_an_order_and_their_groups():
+    text = (
+        TWO.replace(
+            "path: d}",
+            "path: d}\n    dedup: {substrings: {min_bytes: 1KiB}, exact: true, minhash: dolma3, lines: true}",
+        )
+        + "  more:\n    read: {format: text, path: m}\n    dedup: {minhash: true, bloom: {memory: 2MiB}}\n"
+        + "dedup:\n  exact: {across: [docs, web]}\n  decontaminate: {benchmarks: {b: {path: b, text: t}}}\n"
+    )
+    steps = read(text, "r.yaml").dedup_steps()
+    assert [(s.name, [group.sources for group in s.groups]) for s in steps] == [
+        ("exact", [("docs", "web")]), ("lines", [("docs",)]), ("minhash", [("docs",), ("more",)]),
+        ("bloom", [("more",)]), ("substrings", [("docs",)]), ("decontaminate", [("web", "docs", "more")]),
+    ]  # fmt: skip
+    settings = {s.name: [group.settings for group in s.groups] for s in steps}
+    assert settings["substrings"][0].min_bytes == 1024
+    assert settings["bloom"][0].memory == 2 << 20
+    assert [s.resolved.bands for s in settings["minhash"]] == [26, 14]
+    assert not hasattr(settings["exact"][0], "across"), "the sources are the group's"
+    again = read(dump(read(text, "r.yaml")), "r.yaml")
+    assert again.dedup_steps() == steps
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------

@@ -1,0 +1,56 @@
+"""What did the steps of dedup take, and whose duplicates was it?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from winnow.pipelines.engine import Done
+from winnow.pipelines.recipe import Recipe
+from winnow.pipelines.records import total
+
+if TYPE_CHECKING:
+    from winnow.pipelines.corpus import SourceRun
+
+COUNTS = ("dropped", "dropped_bytes", "cut_documents", "cut_bytes")
+"""What a step's records count by source."""
+
+
+def of_source(source: SourceRun) -> list[dict[str, Any]]:
+    """What each step took from a source, in order."""
+    return [
+        {"step": done.stage.kind, **{what: total(done.records, what, source.name) for what in COUNTS}}
+        for done in source.steps
+    ]
+
+
+def of_groups(recipe: Recipe, sources: dict[str, SourceRun]) -> list[dict[str, Any]]:
+    """Per step and group: documents compared and dropped, and whose duplicates they are, by "source of source"."""
+    out = []
+    for step in recipe.dedup_steps():
+        for group in step.groups:
+            done = _step_done(sources[group.sources[0]], step.name)
+            compared = sum(_standing_before(sources[name], done) for name in group.sources)
+            dropped = sum((total(done.records, "dropped") or {}).values())
+            out.append(
+                {
+                    "step": step.name,
+                    "group": list(group.sources),
+                    "compared": compared,
+                    "survivors": compared - dropped,
+                    "dropped": dropped,
+                    "pairs": total(done.records, "pairs") or {},
+                }
+            )
+    return out
+
+
+def _step_done(source: SourceRun, step: str) -> Done:
+    return next(done for done in source.steps if done.stage.kind == step)
+
+
+def _standing_before(source: SourceRun, step: Done) -> int:
+    """Documents of a source that a step found."""
+    before = source.steps[: source.steps.index(step)]
+    return total(source.filters.records, "kept") - sum(
+        total(s.records, "dropped", source.name) for s in before
+    )
