@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 class Lines(BaseModel):
     """Cuts lines that another document of the source has too: menus, notices, what a site says on every page.
 
-    As CCNet does (Wenzek et al. 2020, arXiv:1911.00359, section 3.1); what is the same line, and where that differs
-    from CCNet, is said in line_keys.py. A document of which nothing is left is dropped.
+    As CCNet does (Wenzek et al. 2020, arXiv:1911.00359); what is the same line, and where that differs
+    from CCNet, is said in line_keys.py. A document of which nothing is left is dropped. There is no least length, so
+    it is not for code, tables or verse: a lone bracket or a refrain goes too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

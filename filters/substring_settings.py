@@ -17,6 +17,7 @@ class Substrings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str] = "substrings"
 
-    min_bytes: int = Field(500, ge=8, le=1 << 16)
-    """UTF-8 bytes that have to be equal. 500 is Dolma 3's (Olmo 3's data card: substrings of 500 bytes and more); Lee
-    et al. 2022, arXiv:2107.06499, take 50 BPE tokens, about 200 bytes of English."""
+    min_bytes: int = Field(500, ge=8, le=1 << 12)
+    """UTF-8 bytes that have to be equal. 500 is Dolma 3's (its dataset card: substrings of 500 bytes and more); Lee
+    et al. 2022, arXiv:2107.06499, take 50 BPE tokens, about 200 bytes of English. The time that text of one letter
+    takes grows with it, hence the upper limit."""

@@ -11,7 +11,8 @@ URL    the address of url_parts.py: http and https, "www.", the scheme's own por
        query does, case included.
 
 Lower case is ``str.lower``'s, character by character: what is around a sigma does not matter, and the final ς is σ.
-datatrove 0.9.0 hashes a URL as it stands (url_dedup.py, with 64 bits of SHA-1) unless it is given a function.
+datatrove 0.9.0 (url_dedup.py, 64 bits of SHA-1) and DCLM (dedup_jsonl.py, MD5) hash a URL as it stands, unless they
+are given a function that normalises it.
 
 Letters: n documents, b bytes of text.
 """

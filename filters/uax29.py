@@ -22,6 +22,7 @@ from functools import cache
 import numpy as np
 from winnow.filters.characters import decode
 from winnow.filters.jit import UTF8, njit, types
+from winnow.filters.repetition import load8
 from winnow.filters.uax29_table import CLASSES, PACKED, PICTOGRAPHIC
 
 _CLASS, _PICTOGRAPHIC, _WORD_START, _WIDE = 31, PICTOGRAPHIC, 64, 128
@@ -45,7 +46,12 @@ _HEBREW = _classes("Hebrew_Letter")
 _OTHER, _CR, _LF = (CLASSES.index(name) for name in ("Other", "CR", "LF"))
 _ZWJ, _SPACE, _FLAG = (CLASSES.index(name) for name in ("ZWJ", "WSegSpace", "Regional_Indicator"))
 _APOSTROPHE, _QUOTE = (CLASSES.index(name) for name in ("Single_Quote", "Double_Quote"))
-_UNDERSCORE = ord("_")
+_UNDERSCORE, _NEWLINE = ord("_"), ord("\n")
+_A, _Z, _0, _9 = (ord(c) for c in "az09")
+_EVERY = 0x0101010101010101
+_LOW_BITS = 0x7F * _EVERY
+_PLACES = 0x0001020304050607
+"""Times 2 ** (8 * k), has k in its highest byte."""
 
 _AT, _U64 = types.int64, types.uint64
 
@@ -212,6 +218,90 @@ def next_word(utf8, at, end, by_byte, by_char):
         if kind & _WORD_START:
             return start, at, chars
     return end, end, 0
+
+
+@njit(types.boolean(UTF8, _AT, _AT))
+def _is_blank(utf8, at, stop):
+    """Whether all of ``utf8[at:stop]`` is whitespace."""
+    while at < stop:
+        point, width = decode(utf8, at) if utf8[at] >= 128 else (_AT(utf8[at]), _AT(1))
+        if not (
+            point == 32
+            or 9 <= point <= 13
+            or 0x2000 <= point <= 0x200A
+            or point in (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+        ):
+            return False
+        at += width
+    return True
+
+
+@njit(_AT(UTF8, _AT, _AT, UTF8))
+def _skip_word(utf8, at, end, by_byte):
+    """Where the letters and digits of ASCII end that begin at `at`, eight bytes at a time."""
+    while at + 8 <= len(utf8):
+        eight = load8(utf8, at)
+        seven_bits = eight & _U64(_LOW_BITS)
+        small = seven_bits | _U64(0x20 * _EVERY)
+        # The highest bit of each byte tells whether it is in the range; bytes of 7 bits do not carry over.
+        letters = (small + _U64((0x80 - _A) * _EVERY)) & ~(small + _U64((0x7F - _Z) * _EVERY))
+        digits = (seven_bits + _U64((0x80 - _0) * _EVERY)) & ~(seven_bits + _U64((0x7F - _9) * _EVERY))
+        others = ~((letters | digits) & ~eight) & _U64(0x80 * _EVERY)
+        if others:
+            lowest = others & (~others + _U64(1))
+            return min(end, at + _AT(((lowest >> _U64(7)) * _U64(_PLACES)) >> _U64(56)))
+        at += 8
+        if at >= end:
+            return end
+    while at < end and by_byte[utf8[_U64(at)]] & _WORD_START:
+        at += 1
+    return at
+
+
+@njit(_AT(UTF8, _AT, _AT, UTF8, UTF8))
+def _end_of_word(utf8, at, end, by_byte, by_char):
+    """Where the segment ends that opens with the letter or digit of ASCII at `at`."""
+    while True:
+        at = _skip_word(utf8, at, end, by_byte)
+        if at == end:
+            return at
+        right = _AT(by_byte[utf8[_U64(at)]])
+        if not (right & _WIDE or (1 << (right & _CLASS)) & (_CONNECTOR | _IN_LETTERS | _IN_DIGITS)):
+            return at
+        left = _AT(by_byte[utf8[_U64(at - 1)]]) & _CLASS
+        after = _AT(by_byte[utf8[_U64(at + 1)]]) if at + 1 < end else _OTHER
+        if right & _WIDE or after & _WIDE or (1 << (right & _CLASS)) & _CONNECTOR:
+            stop, _ = _rest_of_segment(utf8, at, end, left, by_byte, by_char)
+            return stop
+        if not _wanted_after(left, right & _CLASS) & (1 << (after & _CLASS)):
+            return at
+        at += 1
+
+
+@njit(types.UniTuple(_AT, 2)(UTF8, _AT, _AT, UTF8, UTF8))
+def next_token(utf8, at, end, by_byte, by_char):
+    """The first token or "\\n" at or after the boundary `at`: ``(where it begins, where it ends)``.
+
+    Both are `end` when there is none. A "\\n" is no token, but who splits paragraphs has to see it. What is ASCII, and
+    has ASCII around it, is told apart by a byte and the one or two after it.
+    """
+    while at < end:
+        byte = utf8[_U64(at)]
+        if by_byte[byte] & _WORD_START:
+            return at, _end_of_word(utf8, at, end, by_byte, by_char)
+        if byte == _NEWLINE:
+            return at, at + 1
+        # A character of ASCII is a segment, or a space of one, where ASCII follows, "_" excepted.
+        if byte < 128 and byte != _UNDERSCORE and (at + 1 == end or utf8[_U64(at + 1)] < 128):
+            at += 1
+            if byte != 32 and not 9 <= byte <= 13:
+                return at - 1, at
+            continue
+        start = at
+        _, at, _ = next_segment(utf8, start, end, by_byte, by_char)
+        if not _is_blank(utf8, start, at):
+            return start, at
+    return end, end
 
 
 @njit(_AT(UTF8, UTF8, UTF8, types.Array(types.int64, 1, "C")))

@@ -13,6 +13,7 @@ Memory: a row group of a report, and one batch of text.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from winnow.filters.rules import Rule
 from winnow.pipelines.documents import name
 from winnow.pipelines.dropped import SAMPLE_SEED
 from winnow.pipelines.filtering import parts_of
-from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError
+from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
 from winnow.pipelines.located import nearest
 from winnow.pipelines.records import Record, completed
 from winnow.pipelines.split_rows import find_rows, readable, texts_of_rows
@@ -179,9 +180,15 @@ def sample_dropped(
 
     Raises UnknownError for a filter or source that is not in the run, NotFinishedError when a stage is not there.
     """
+    return sample_of(run, reasons_named(run, wanted), n, source, seed)
+
+
+def sample_of(
+    run: FinishedRun, reasons: set[str], n: int, source: str | None = None, seed: int | None = None
+) -> list[Dropped]:
+    """Up to n documents that were dropped for one of the reasons; see `sample_dropped`."""
     if source is not None:
         check_source(run, source)
-    reasons = reasons_named(run, wanted)
     seed = run.recipe.seed if seed is None else seed
     sources = [source] if source is not None else list(run.places)
     splits = [split for one in sources for split in _splits(run, one, reasons)]
@@ -332,7 +339,7 @@ def _dropped(run: FinishedRun, row: dict[str, Any], signals: dict[str, Any], tex
         detail=row["detail"],
         failing=tuple(row["failing"] or ()),
         signals=signals,
-        survivor=place_of(run, row["survivor"].hex()) if row["survivor"] is not None else None,
+        survivor=survivor_place(run, row["survivor"], row["detail"]),
         characters=len(text) if text is not None else None,
         excerpt=shown[:EXCERPT_CHARS],
         evidence=tuple(evidence(row["filter"], text)) if text is not None else (),
@@ -342,3 +349,29 @@ def _dropped(run: FinishedRun, row: dict[str, Any], signals: dict[str, Any], tex
 def place_of(run: FinishedRun, document: str) -> Place:
     """Where a document was read, as its id tells."""
     return Place(document, *run.place_of(document))
+
+
+def survivor_place(run: FinishedRun, survivor: bytes | None, detail: str | None) -> Place | None:
+    """Where the document was read that is kept instead of another one; `detail` names its source if not of this run.
+
+    Of an earlier run that is not there any more the path is "?".
+    """
+    if survivor is None:
+        return None
+    if detail is None:
+        return place_of(run, survivor.hex())
+    for earlier, sources in earlier_runs(run):
+        if detail in sources:
+            _, path, position = earlier.place_of(survivor.hex())
+            return Place(survivor.hex(), detail, path, position)
+    return Place(survivor.hex(), detail, "?", int.from_bytes(survivor[8:], "big"))
+
+
+def earlier_runs(run: FinishedRun) -> list[tuple[FinishedRun, dict[str, str]]]:
+    """The earlier runs that the run was compared with and that are still there, and their sources by shown name."""
+    found = []
+    for location in {a: None for step in run.recipe.dedup_steps() for g in step.groups for a in g.against}:
+        with contextlib.suppress(NotFinishedError, OSError, ValueError):
+            earlier = open_run(location)
+            found.append((earlier, {f"{earlier.manifest['name']}/{name}": name for name in earlier.places}))
+    return found

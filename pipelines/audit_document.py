@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 from winnow.filters.catalogue import Segment
 from winnow.filters.rules import Rule, score_of
-from winnow.pipelines.audit import Place, place_of, segments_of
+from winnow.pipelines.audit import Place, place_of, segments_of, survivor_place
 from winnow.pipelines.documents import name, numbers
 from winnow.pipelines.finished import DocumentTrace, FinishedRun, UnknownError
 from winnow.pipelines.split_rows import (
@@ -175,7 +175,7 @@ def _steps(run: FinishedRun, place: Place, split: int, number: int) -> Iterator[
         yield StepStory(
             step=step_of(step),
             dropped=verdict["dropped"],
-            survivor=place_of(run, survivor.hex()) if survivor is not None else None,
+            survivor=survivor_place(run, survivor, verdict["detail"]),
             score=verdict["score"],
             detail=verdict["detail"],
             cut_bytes=sum(cuts[1::2]) - sum(cuts[0::2]),

@@ -109,12 +109,12 @@ def print_sample(wanted: str, documents: Sequence[Dropped]) -> None:
 
 def _dropped_lines(number: int, document: Dropped) -> Iterator[str]:
     key = f", key {printable(document.key)}" if document.key is not None else ""
-    yield f"{number}. {_placed(document.place)}{key}"
+    yield f"{number}. {shown_place(document.place)}{key}"
     if document.stage == "read":
         yield f"   no document: {document.filter}"
     elif document.stage == "dedup":
         score = f" ({document.score:.3f})" if document.score is not None else ""
-        whose = f" duplicate of {_placed(document.survivor)}" if document.survivor is not None else ""
+        whose = f" duplicate of {shown_place(document.survivor)}" if document.survivor is not None else ""
         yield f"   {document.filter}{whose}{score}{_said(document.detail)}"
     else:
         yield f"   {document.filter}: {_against(document.score, document.threshold)}{_said(document.detail)}"
@@ -165,7 +165,8 @@ def _value(value: Any) -> str:
     return _number(value) if isinstance(value, int | float) else printable(str(value))
 
 
-def _placed(place: Place) -> str:
+def shown_place(place: Place) -> str:
+    """A document's id and where it was read."""
     return f"{place.document}  {place.source}, {printable(place.path)} at {place.position}"
 
 
@@ -188,7 +189,7 @@ def print_story(story: DocumentStory, console: Console | None = None) -> None:
     """A document's story; its text, where it was asked for, last and as it is."""
     console = console or output()
     key = f", key {printable(story.key)}" if story.key is not None else ""
-    print(f"{_placed(story.place)}{key}")
+    print(f"{shown_place(story.place)}{key}")
     for number, segment in enumerate(story.segments, 1):
         _print_segment(number, segment, console)
     print("\n".join(_end_lines(story)))
@@ -235,7 +236,7 @@ def _step_lines(step: StepStory) -> Iterator[str]:
     """What a step of dedup did to a document, where it did something."""
     score = f" ({step.score:.3f})" if step.score is not None else ""
     if step.dropped and step.survivor is not None:
-        yield f"{step.step} duplicate of {_placed(step.survivor)}{score}"
+        yield f"{step.step} duplicate of {shown_place(step.survivor)}{score}"
     elif step.dropped:
         yield f"dropped by {step.step}{score}{_said(step.detail)}"
     elif step.cut_bytes:

@@ -10,10 +10,12 @@ is published: for every source, documents read = kept + dropped by reason, and t
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from winnow.filters.catalogue import Segment
 from winnow.pipelines import (
     dedup,
     documents,
@@ -28,6 +30,7 @@ from winnow.pipelines import (
     training,
 )
 from winnow.pipelines.cluster import Cluster, Inline, Task
+from winnow.pipelines.dedup_settings import Step
 from winnow.pipelines.engine import Done, Engine, Request, RunError
 from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
@@ -132,13 +135,19 @@ def run(
             tokenizer = _tokenizer(engine, recipe, source)
             found = models.fetch(engine, recipe)
             if not inline:
-                rehearse = partial(documents.rehearse, filtering.all_parts(planned))
+                rehearse = partial(_rehearse, filtering.all_parts(planned), recipe.dedup_steps())
                 engine.executor = Cluster(out, address, workers, recipe.limits.task_memory, rehearse)
             return _stages(engine, planned, tokenizer, found, until)
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
             engine.executor.close()
+
+
+def _rehearse(parts: Sequence[Segment], steps: Sequence[Step]) -> None:
+    """What every node does before the work."""
+    documents.rehearse(parts)
+    dedup.rehearse(steps)
 
 
 def _check_out(recipe: Recipe, out: str) -> None:

@@ -7,11 +7,12 @@ reads text behind them. Groups of one step run side by side.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from winnow.pipelines import exact
-from winnow.pipelines.dedup_settings import Group
+from winnow.pipelines import bloom, decontaminate, exact, lines, minhash, substrings
+from winnow.pipelines.dedup_settings import Group, Step
 from winnow.pipelines.earlier import earlier_sources
 from winnow.pipelines.engine import Done, Engine, Work
 from winnow.pipelines.planning import Plan
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
 
 
-LASTING = ("keys", "signatures")
-"""Kinds of stages that later runs compare with: they stay when a run is cleaned."""
+LASTING = ("keys", "signatures", "minhash-report", "decontaminate-report")
+"""Kinds of stages that stay when a run is cleaned: later runs compare with them, or statistics are made of them."""
 
 
 def deduplicate(engine: Engine, planned: Plan, sources: dict[str, SourceRun]) -> None:
@@ -39,6 +40,25 @@ def deduplicate(engine: Engine, planned: Plan, sources: dict[str, SourceRun]) ->
         for group, done in zip(step.groups, engine.together(*works), strict=True):
             for name in group.sources:
                 sources[name].steps.append(done)
+
+
+KERNELS = {
+    "exact": ("text_keys",),
+    "lines": ("line_keys",),
+    "bloom": ("bloom",),
+    "substrings": ("substrings",),
+    "decontaminate": ("overlap", "matching_blocks"),
+}
+"""Modules of filters/ that compile kernels for a step when they are imported."""
+
+
+def rehearse(steps: Sequence[Step]) -> None:
+    """Compile the kernels of these steps, or load them, before the work."""
+    for step in steps:
+        for module in KERNELS.get(step.name, ()):
+            importlib.import_module(f"winnow.filters.{module}")
+        for group in step.groups if step.name == "minhash" else ():
+            minhash.rehearse(group.settings)
 
 
 def standings(source: SourceRun, rank: int = 0) -> list[Standing]:
@@ -71,9 +91,20 @@ def _work(
     inputs: Sequence[Standing],
     upstream: Sequence[Stage],
 ) -> Work[Done]:
-    settings, limits = group.settings, planned.recipe.limits
+    sources, settings = group.sources, group.settings
+    limits, seed = planned.recipe.limits, planned.recipe.seed
     earlier = [source for run in group.against for source in earlier_sources(run)]
     match step:
         case "exact":
-            return exact.deduplicate(engine, group.sources, inputs, upstream, settings, limits, earlier)
+            return exact.deduplicate(engine, sources, inputs, upstream, settings, limits, earlier)
+        case "lines":
+            return lines.deduplicate(engine, sources, inputs, upstream, settings, limits)
+        case "minhash":
+            return minhash.deduplicate(engine, sources, inputs, upstream, settings, limits, seed, earlier)
+        case "bloom":
+            return bloom.deduplicate(engine, sources, inputs, upstream, settings, limits, seed)
+        case "substrings":
+            return substrings.deduplicate(engine, sources, inputs, upstream, settings, limits)
+        case "decontaminate":
+            return decontaminate.deduplicate(engine, sources, inputs, upstream, settings, limits)
     raise ValueError(f"there is no step {step!r}")

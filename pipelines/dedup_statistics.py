@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from winnow.pipelines.engine import Done
@@ -23,16 +24,22 @@ def of_source(source: SourceRun) -> list[dict[str, Any]]:
     ]
 
 
-def of_groups(recipe: Recipe, sources: dict[str, SourceRun]) -> list[dict[str, Any]]:
-    """Per step and group: documents compared and dropped, and whose duplicates they are, by "source of source"."""
+def of_groups(recipe: Recipe, sources: dict[str, SourceRun], lasting: Sequence[Done]) -> list[dict[str, Any]]:
+    """Per step and group: documents compared and dropped, and whose duplicates they are, by "source of source".
+
+    Of a step that leaves a report (`<step>-report` among `lasting`) what that counts, too.
+    """
+    reports = {done.stage.name: done.records[0].counts for done in lasting}
     out = []
     for step in recipe.dedup_steps():
         for group in step.groups:
             done = _step_done(sources[group.sources[0]], step.name)
             compared = sum(_standing_before(sources[name], done) for name in group.sources)
             dropped = sum((total(done.records, "dropped") or {}).values())
+            label = done.stage.name.removeprefix(step.name)
             out.append(
                 {
+                    **reports.get(f"{step.name}-report{label}", {}),
                     "step": step.name,
                     "group": list(group.sources),
                     "compared": compared,

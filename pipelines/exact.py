@@ -112,8 +112,10 @@ class ReduceSpec:
     index: int
     parts: tuple[Part, ...]
     bounds: np.ndarray
-    earlier: int
-    """Splits of earlier runs: they have the lower numbers."""
+    earlier: tuple[int, int]
+    """Splits and sources of earlier runs: they have the lower numbers."""
+    own: int
+    """Sources of the group."""
     limit: int
     """Bytes of rows that are held."""
 
@@ -136,7 +138,7 @@ def reduce_task(spec: ReduceSpec, outputs: Outputs) -> dict[str, Any]:
         new = np.ones(len(rows), bool)
         new[1:] = (rows["hash"][1:] != rows["hash"][:-1]) | (rows["hash2"][1:] != rows["hash2"][:-1])
         leaders = rows[np.flatnonzero(new)[np.cumsum(new) - 1]]
-        held.append(_verdicts(rows, leaders, ~new & (rows["split"] >= spec.earlier), spec.earlier))
+        held.append(_verdicts(rows, leaders, ~new & (rows["split"] >= spec.earlier[0]), spec))
         leader = leaders[-1:]
         if sum(v.nbytes for v in held) >= spec.limit:
             flush()
@@ -145,11 +147,13 @@ def reduce_task(spec: ReduceSpec, outputs: Outputs) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def _verdicts(rows: np.ndarray, leaders: np.ndarray, gone: np.ndarray, earlier: int) -> np.ndarray:
+def _verdicts(rows: np.ndarray, leaders: np.ndarray, gone: np.ndarray, spec: ReduceSpec) -> np.ndarray:
+    splits, sources = spec.earlier
     verdicts = verdict_rows(int(gone.sum()))
-    verdicts["split"], verdicts["row"] = rows["split"][gone] - np.uint32(earlier), rows["row"][gone]
+    verdicts["split"], verdicts["row"] = rows["split"][gone] - np.uint32(splits), rows["row"][gone]
     verdicts["high"], verdicts["low"] = leaders["id_half"][gone], leaders["position"][gone]
-    verdicts["source"] = leaders["source"][gone]
+    rank = leaders["source"][gone].astype(np.int64)
+    verdicts["source"] = np.where(rank < sources, spec.own + rank, rank - sources)
     return verdicts
 
 
@@ -219,9 +223,11 @@ def deduplicate(
 
     reduce = Stage(f"exact-reduce.{label}", VERSION, home.identity, (scattered[-1].directory,))
     specs = [
-        ReduceSpec(p, tuple(parts[p]), home.bounds_first, len(before), partition_bytes)
+        ReduceSpec(
+            p, tuple(parts[p]), home.bounds_first, (len(before), len(earlier)), len(group), partition_bytes
+        )
         for p in range(out.partitions)
     ]
     first = yield Request(reduce, [Task(s.index, reduce_task, s) for s in specs])
-    names = (*(e.name for e in earlier), *group)
+    names = (*group, *(e.name for e in earlier))
     return (yield from bring_home(first, final, home, inputs, names, partition_bytes))

@@ -64,7 +64,8 @@ def write_run(
     if payload is not None:
         stops = np.cumsum(rows["items"].astype(np.int64))
         payload = exchange.payload_take(payload, stops - rows["items"].astype(np.int64), stops, order)
-    rows = rows[order]
+    # `take` is ten times as fast as `[order]` on structured rows.
+    rows = rows.take(order)
     if payload is not None:
         ends = np.cumsum(rows["items"].astype(np.uint64))
     with outputs.file(file_name) as path:

@@ -86,6 +86,9 @@ class VerdictSpec:
     inputs: tuple[tuple[int, Standing], ...]
     """With each split's number in the group."""
     group: tuple[str, ...]
+    """Names of the sources that survivors may be of: the group's own, then those of earlier runs."""
+    own: int
+    """How many are the group's own."""
 
 
 def verdict_task(spec: VerdictSpec, outputs: Outputs) -> dict[str, Any]:
@@ -101,25 +104,33 @@ def verdict_task(spec: VerdictSpec, outputs: Outputs) -> dict[str, Any]:
         first = int(ends[a - 1]) if a else 0
         stop = int(ends[b - 1]) if b > a else first
         mine, own = verdicts[a:b], cuts[first:stop]
-        write_verdicts(outputs, item.source, item.split, aligned(mine, own, item.rows))
+        write_verdicts(
+            outputs, item.source, item.split, aligned(mine, own, item.rows, spec.group[spec.own :], spec.own)
+        )
         _count(counts, item, mine, own, spec.group)
     return counts
 
 
-def aligned(verdicts: np.ndarray, cuts: np.ndarray, n: int) -> Iterator[pa.RecordBatch]:
+def aligned(
+    verdicts: np.ndarray, cuts: np.ndarray, n: int, earlier: Sequence[str] = (), own: int = 0
+) -> Iterator[pa.RecordBatch]:
     """The verdicts on a split of n rows as batches of VERDICT_SCHEMA, a row for each of them.
 
     verdicts : VERDICTS[m], by row. cuts : uint32, theirs one after the other.
+    earlier : names of sources of earlier runs; `detail` says it where a survivor's source is one of them, which are
+    those from number `own` on.
     """
     edges = np.zeros(len(verdicts) + 1, np.int64)
     np.cumsum(verdicts["items"], out=edges[1:], dtype=np.int64)
     for first in range(0, n, BATCH_ROWS):
         stop = min(first + BATCH_ROWS, n)
         a, b = np.searchsorted(verdicts["row"], [first, stop])
-        yield _batch(verdicts[a:b], cuts[edges[a] : edges[b]], first, stop - first)
+        yield _batch(verdicts[a:b], cuts[edges[a] : edges[b]], first, stop - first, earlier, own)
 
 
-def _batch(mine: np.ndarray, cuts: np.ndarray, first: int, n: int) -> pa.RecordBatch:
+def _batch(
+    mine: np.ndarray, cuts: np.ndarray, first: int, n: int, earlier: Sequence[str], own: int
+) -> pa.RecordBatch:
     where = mine["row"].astype(np.int64) - first
     columns: dict[str, np.ndarray] = {
         "dropped": np.zeros(n, bool),
@@ -131,6 +142,12 @@ def _batch(mine: np.ndarray, cuts: np.ndarray, first: int, n: int) -> pa.RecordB
         column[where] = mine[field]
     scores, survives = np.full(n, np.nan), np.zeros(n, bool)
     scores[where], survives[where] = mine["score"], mine["source"] != NONE
+    details = pa.nulls(n, pa.string())
+    if earlier:
+        of_earlier = np.full(n, -1, np.int64)
+        foreign = survives[where] & (mine["source"] >= own)
+        of_earlier[where[foreign]] = mine["source"][foreign].astype(np.int64) - own
+        details = pa.array(list(earlier), pa.string()).take(pa.array(of_earlier, mask=of_earlier < 0))
     edges = np.zeros(n + 1, np.int32)
     np.cumsum(columns["items"], out=edges[1:])
     ids = tables.ids_of(columns["high"], columns["low"])
@@ -139,7 +156,7 @@ def _batch(mine: np.ndarray, cuts: np.ndarray, first: int, n: int) -> pa.RecordB
             pa.array(columns["dropped"]),
             pa.Array.from_buffers(tables.ID, n, [pa.array(survives).buffers()[1], ids.buffers()[1]]),
             pa.array(scores, from_pandas=True),
-            pa.nulls(n, pa.string()),
+            details,
             pa.ListArray.from_arrays(pa.array(edges), pa.array(cuts), mask=pa.array(columns["items"] == 0)),
         ],
         schema=VERDICT_SCHEMA,
@@ -190,13 +207,17 @@ def bring_home(
 ) -> Work[Done]:
     """Bring the verdicts that the stage `first` wrote to their splits; returns the finished stage `final`.
 
+    group : names of the sources by the numbers that verdicts have them by; behind the group's own, those of earlier
+    runs.
+
     Its records count, by source, documents `dropped`, their `dropped_bytes`, `cut_documents` that stay, `cut_bytes`
     of those, and, by "source of survivor's source", `pairs`.
     """
     stages = round_stages(first.stage, home.rounds, partition_bytes)
     parts = yield from further_rounds(first, stages, VERDICTS, home.rounds, home.bounds, partition_bytes)
     tasks = []
+    own = len({i.source for i in inputs})
     for i, (a, b) in enumerate(home.blocks):
         numbered = tuple((k, inputs[k]) for k in range(a, b))
-        tasks.append(Task(i, verdict_task, VerdictSpec(tuple(parts[i]), numbered, tuple(group))))
+        tasks.append(Task(i, verdict_task, VerdictSpec(tuple(parts[i]), numbered, tuple(group), own)))
     return (yield Request(final, tasks, check))

@@ -184,7 +184,7 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
         "epoch_rows": mixture.epoch_rows(shares, length),
         "sources": sources,
         "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
-        "dedup": dedup_statistics.of_groups(recipe, corpus.sources),
+        "dedup": dedup_statistics.of_groups(recipe, corpus.sources, corpus.lasting),
     }  # fmt: skip
 
 

@@ -338,6 +338,8 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
         except ValueError as error:
             found.append(((*owner, "filters"), str(error)))
         found += [((*owner, "filters", i), m) for i, m in _unfit_for_examples(recipe, owner, used)]
+    if not found:
+        found += _unknown_scores(recipe)
     weighted = [n for n, s in recipe.sources.items() if s.weight is not None]
     if weighted and len(weighted) != len(recipe.sources):
         without = next(n for n in recipe.sources if n not in weighted)
@@ -347,6 +349,24 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
             (("tokenizer", "eos_token"), f"eos_token is given, but append is {recipe.tokenizer.append!r}")
         )
     return found
+
+
+def _unknown_scores(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Scores that are to choose survivors, and that a source does not measure."""
+    for step in recipe.dedup_steps():
+        for group in step.groups:
+            score = getattr(group.settings, "survivor_score", None)
+            for name in group.sources if score is not None else ():
+                filters = [f.settings for f in recipe.sources[name].filters]  # type: ignore[attr-defined]
+                last = segments(filters, until_drop=recipe.signals == "until-drop")[-1]
+                own = [signal for signal, kind in last.own_columns.items() if kind != "string"]
+                there = sorted({*last.scanned, *own})
+                if score not in there:
+                    alone = len(group.sources) == 1
+                    place = ("sources", name, "dedup") if alone else ("dedup",)
+                    hint = nearest(str(score), there) or "; no filter of it measures anything"
+                    message = f"source {name!r} has no signal {score!r} in its last segment of filters{hint}"
+                    yield (*place, step.name, "survivor_score"), message
 
 
 def lists_of_filters(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Sequence[Any]]]:

@@ -132,9 +132,12 @@ def classifier_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
-    """Both tables, and how classifiers do, on standard output."""
+    """The tables, what dedup found, and how classifiers do, on standard output."""
+    from winnow.pipelines.dedup_report import print_dedup
+
     console = console or output()
     console.print(mixture_table(facts))
     console.print(funnel_table(facts))
+    print_dedup(facts, console)
     for line in classifier_lines(facts):
         console.print(line, highlight=False, markup=False)

@@ -111,7 +111,7 @@ def sort_order(rows: np.ndarray, fields: Sequence[str]) -> np.ndarray:
         return np.lexsort([rows[f] for f in reversed(fields)])
     if len(where):
         mine = order[where]
-        alike = rows[mine]
+        alike = rows.take(mine)
         order[where] = mine[np.lexsort([alike[f] for f in reversed(fields)])]
     return order
 
@@ -349,17 +349,21 @@ def _upto(rows: np.ndarray, bound: np.void, fields: Sequence[str]) -> int:
 
 
 def _merged(
-    read: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    read: list[tuple[np.ndarray, np.ndarray | None]],
     dtype: np.dtype,
     fields: Sequence[str],
     payload: np.dtype | None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """What `gather` returns, of sorted rows with their payload. `read` is empty afterwards, to spare memory."""
     rows = np.concatenate([np.empty(0, dtype), *(r for r, _ in read)])
+    items = [p for _, p in read if p is not None]
+    read.clear()
     order = sort_order(rows, fields)
     if payload is None:
-        return rows[order], None, None
-    data = np.concatenate([np.empty(0, payload), *(p for _, p in read if p is not None)])
+        return rows.take(order), None, None
+    data = np.concatenate([np.empty(0, payload), *items])
+    del items
     stops = np.cumsum(rows["items"].astype(np.int64))
     data = payload_take(data, stops - rows["items"].astype(np.int64), stops, order)
-    rows = rows[order]
+    rows = rows.take(order)
     return rows, data, np.cumsum(rows["items"].astype(np.uint64))

@@ -20,28 +20,23 @@ settings.load_profile("winnow")
 ALLOWED = Path(__file__).with_name("allowed_skips.txt")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SKIPPED] = []
+REASONS: list[str] = []
+"""Why tests were skipped."""
 
 
-SKIPPED: pytest.StashKey[list[str]] = pytest.StashKey()
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item):
-    outcome = yield
-    report = outcome.get_result()
+# Reports of parallel workers reach the session that started them by this hook.
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
-        _, _, reason = report.longrepr
-        item.config.stash[SKIPPED].append(reason.removeprefix("Skipped: "))
+        assert isinstance(report.longrepr, tuple | list)
+        REASONS.append(str(report.longrepr[2]).removeprefix("Skipped: "))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """In CI a test that skips for a reason nobody allowed fails the run."""
-    if os.environ.get("CI") != "true" or exitstatus != 0:
+    if os.environ.get("CI") != "true" or exitstatus != 0 or hasattr(session.config, "workerinput"):
         return
     allowed = [line for line in ALLOWED.read_text().splitlines() if line and not line.startswith("#")]
-    refused = [r for r in session.config.stash[SKIPPED] if not any(r.startswith(a) for a in allowed)]
+    refused = [r for r in REASONS if not any(r.startswith(a) for a in allowed)]
     if refused:
         print("\nskipped for a reason that tests/allowed_skips.txt does not name:")
         for reason in sorted(set(refused)):

@@ -533,9 +533,7 @@ def test_what_a_story_says(audited, capsys):
     assert dropped.endswith("dropped by gopher-quality.min_words\n")
     assert re.search(r"\n  nfc removed -?\d+ characters\n", dropped)
     kept = of(rows, end="kept")[0]
-    assert re.search(
-        r"\nkept, [\d,]+ bytes of text; passed exact\n\d+ tokens in ", said(kept)
-    )
+    assert re.search(r"\nkept, [\d,]+ bytes of text; passed exact\n\d+ tokens in ", said(kept))
     assert kept.text not in said(kept)
     assert said(kept, text=True).endswith(f"\n\n{kept.text}\n")
     held_out = [r for r in of(rows, end="kept", source="web") if " (held out), samples " in said(r)]

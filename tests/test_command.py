@@ -519,6 +519,7 @@ def alive(pids: list[int]) -> list[str]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="only /proc tells which processes are left")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -553,6 +554,7 @@ def test_an_interrupt_ends_everything_within_two_seconds(recipe, made, tmp_path,
     assert list(open_run(str(out)).verify()) == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupt_is_heard_in_code_that_never_returns_to_python(number):
     """The main thread holds a handler of somebody else's and is blocked in a system call that is begun anew."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from winnow.filters.catalogue import FILTERS
+from winnow.pipelines.dedup_settings import STEPS
 from winnow.pipelines.recipe import Recipe, Settings, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ def keys(model: type[BaseModel]) -> set[str]:
 def test_every_key_and_filter_is_described() -> None:
     from winnow.pipelines import recipe
 
-    sections = (recipe.Source, recipe.Read, recipe.Heldout, recipe.SourceDedup, recipe.ExactAcross)
+    sections = (recipe.Source, recipe.Read, recipe.Heldout, recipe.SourceDedup, recipe.Dedup)
     sections += (recipe.Classifier, recipe.Examples)
     wanted = keys(Recipe).union(*(keys(s) for s in sections), recipe.TrainingOptions.model_fields)
     assert len(wanted) > 40
@@ -54,6 +55,28 @@ def test_the_page_of_filters_is_what_the_filters_say() -> None:
         rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*)", part, re.MULTILINE)
         assert {key for key, _, _ in rows} == {f.alias or n for n, f in settings.model_fields.items()}
         assert all(meaning.strip() for _, _, meaning in rows), f"{name} has a setting without a description"
+
+
+def test_the_page_of_dedup_is_what_the_steps_say() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs" / "describe_dedup.py"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == (ROOT / "docs" / "dedup_settings.md").read_text(), (
+        "python docs/describe_dedup.py > docs/dedup_settings.md"
+    )
+    page = (ROOT / "docs" / "dedup.md").read_text()
+    for name, settings in STEPS.items():
+        part = made.stdout.split(f"## `{name}`\n", 1)[1].split("\n## ", 1)[0]
+        rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*)", part, re.MULTILINE)
+        assert {key for key, _, _ in rows} >= set(settings.model_fields)
+        assert all(meaning.strip() for _, _, meaning in rows), f"{name} has a setting without a description"
+        assert f"| `{name}` |" in page
+
+
+def test_the_example_of_dedup_is_a_recipe() -> None:
+    text = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "dedup.md").read_text(), re.DOTALL).group(1)
+    recipe = read(f"name: x\ntokenizer: {{name: t}}\n{text}", "dedup.md")
+    assert [step.name for step in recipe.dedup_steps()] == ["exact", "lines", "minhash", "decontaminate"]
 
 
 def test_the_example_of_a_classifier_is_a_recipe() -> None:

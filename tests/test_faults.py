@@ -28,13 +28,17 @@ LIMIT = 120
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sources, about 200 tasks in all."""
+    """Two sources that go through every step of dedup."""
     root = tmp_path_factory.mktemp("faults")
     texts = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(STDLIB.glob("[a-z]*.py"))]
+    # Copies that are equal, and copies with a word changed here and there: every step finds something.
+    near = [text.replace("return", "give back", 3) for text in texts[20:40]]
     for part, name in enumerate(("left", "right")):
         with open(root / f"{name}.jsonl", "w") as file:
-            for text in texts[part:150:2] + texts[:10]:
+            for text in texts[part:150:2] + texts[:10] + near[part::2]:
                 file.write(json.dumps({"text": text}) + "\n")
+    items = [" ".join(text.split()[100:140]) for text in texts[5:150:29]]
+    (root / "items.jsonl").write_text("".join(json.dumps({"q": item}) + "\n" for item in items))
     path = root / "faults.yaml"
     path.write_text(f"""
 name: faults
@@ -45,10 +49,16 @@ sources:
     read: {{format: jsonl, path: "{root}/left.jsonl"}}
     filters: [gopher-quality]
     heldout: {{fraction: 0.05}}
+    dedup: {{lines: true}}
   right:
     read: {{format: jsonl, path: "{root}/right.jsonl"}}
-dedup: {{exact: {{across: [left, right]}}}}
-limits: {{split_bytes: 64KB, partition_bytes: 100KB}}
+dedup:
+  exact: {{across: [left, right], by: normalised}}
+  minhash: {{across: [left, right], threshold: 0.7, min_recall: 0.9}}
+  bloom: {{across: [left, right], shards: 3}}
+  substrings: {{across: [left, right]}}
+  decontaminate: {{benchmarks: {{items: {{path: "{root}/items.jsonl", text: q}}}}}}
+limits: {{split_bytes: 250KB, partition_bytes: 500KB}}
 shards: {{size_limit: 50KB}}
 """)
     return path
@@ -90,6 +100,13 @@ def published(out: Path) -> dict[str, str]:
 def undisturbed(recipe: Path) -> dict[str, str]:
     out = recipe.parent / "undisturbed"
     finish(recipe, out)
+    facts = json.loads((out / "mixture.json").read_text())
+    took = {step["step"]: 0 for step in facts["dedup"]}
+    for source in facts["sources"]:
+        for step in source["dedup"]:
+            took[step["step"]] += step["dropped"] + step["cut_documents"]
+    assert len(took) == 6
+    assert all(took.values()), f"a step that takes nothing shows nothing: {took}"
     return published(out)
 
 
@@ -140,7 +157,7 @@ def kill_one(process: subprocess.Popen, victim: str) -> bool:
 def test_kill_and_continue(recipe: Path, undisturbed: dict[str, str], tmp_path: Path, round_: int) -> None:
     random.seed(f"winnow {round_}")
     victim = ("driver", "worker", "raylet")[round_ % 3]
-    after = random.randint(0, 220)
+    after = random.randint(0, len(records(recipe.parent / "undisturbed")) - 20)
     out = tmp_path / "run"
     process = start(recipe, out)
     killed = False

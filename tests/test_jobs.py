@@ -18,6 +18,7 @@ import pytest
 import yaml
 from winnow.pipelines import open_run
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
 

@@ -76,7 +76,8 @@ def test_the_smallest_recipe_has_no_mistake():
         case("    dedup: {semantic: {}}\n", "6:13: unknown key 'semantic'; valid here: bloom, exact, lines, minhash, "
              "substrings", "source-dedup-nothing-near"),
         case("    dedup: {minhash: {band: 3}}\n", "6:23: unknown key 'band'; did you mean 'bands'?", "source-minhash"),
-        case("    dedup: {exact: {across: [web]}}\n", "6:21: unknown key 'across'; valid here: against, by, url", "across"),
+        case("    dedup: {exact: {across: [web]}}\n", "6:21: unknown key 'across'; valid here: against, by, url",
+             "source-across"),
         case("dedup: {lines: {across: [web]}}\n", "6:9: unknown key 'lines'; valid here: bloom, decontaminate, exact, "
              "minhash, substrings", "lines-across"),
         case("    heldout: {fractoin: 0.1}\n", "6:15: unknown key 'fractoin'; did you mean 'fraction'?\n"
@@ -283,7 +284,14 @@ TWO = SMALL + "  docs:\n    read: {format: text, path: d}\n"
                      "'docs'?", id="across-unknown"),
         pytest.param(TWO + "dedup: {exact: {across: [web, web]}}\n", "8:31: 'web' is named twice", id="across-twice"),
         pytest.param(TWO + "    dedup: {minhash: dclm}\ndedup: {minhash: {across: [web, docs]}}\n",
-                     "8:13: 'docs' is compared by the recipe's `dedup` with other settings than its own here", id="across-other-settings"),
+                     "8:13: 'docs' is compared by the recipe's `dedup` with other settings than its own here",
+                     id="across-other-settings"),
+        pytest.param(SMALL + "    dedup: {minhash: {survivor_score: words}}\n",
+                     "6:23: source 'web' has no signal 'words' in its last segment of filters; no filter of it "
+                     "measures anything", id="score-of-nothing"),
+        pytest.param(SMALL + "    filters: [{length: {min_words: 3}}]\n    dedup: {minhash: {survivor_score: wrods}}\n",
+                     "7:23: source 'web' has no signal 'wrods' in its last segment of filters; did you mean 'words'?",
+                     id="score-unknown"),
         pytest.param(TWO + "dedup: {decontaminate: {benchmarks: {b: {path: b, text: t}}, sources: [wbe]}}\n",
                      "8:72: there is no source 'wbe'; did you mean 'web'?", id="decontaminate-unknown"),
         pytest.param(TWO + "dedup: {exact: {across: [web]}}\n", "8:25: at least 2 are wanted, not 1", id="across-one"),

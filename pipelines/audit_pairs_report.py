@@ -1,0 +1,65 @@
+"""How are duplicates shown beside the documents that are kept instead?
+
+Two columns, the duplicate's words and the survivor's, one row for each stretch that both have (its middle left out when
+it is long) and for each in which they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from winnow.pipelines.audit_pairs import Member, Pair
+from winnow.pipelines.audit_report import printable, shown_place
+from winnow.pipelines.report import output
+
+EDGE_WORDS = 12
+"""Shown of a stretch that both have, at its beginning and its end."""
+DIFFERENT_WORDS = 80
+"""Shown of a stretch in which they differ."""
+
+
+def print_pairs(pairs: Sequence[Pair], console: Console | None = None) -> None:
+    """The pairs one below the other."""
+    console = console or output()
+    if not pairs:
+        console.print("no duplicate was dropped")
+    for number, pair in enumerate(pairs, 1):
+        console.print(pair_table(number, pair))
+
+
+def pair_table(number: int, pair: Pair) -> Table:
+    """A pair side by side."""
+    score = f", Jaccard {pair.score:.3f}" if pair.score is not None else ""
+    table = Table(title=Text(f"{number}. {pair.step}{score}"), title_justify="left", expand=True)
+    table.add_column(Text(f"dropped: {shown_place(pair.dropped)}"), ratio=1)
+    table.add_column(Text(f"kept: {shown_place(pair.survivor)}"), ratio=1)
+    for same, left, right in pair.blocks:
+        if same:
+            table.add_row(
+                *[Text(printable(_abridged(text, EDGE_WORDS)), style="dim") for text in (left, right)]
+            )
+        else:
+            table.add_row(*[Text(printable(_abridged(text, DIFFERENT_WORDS // 2))) for text in (left, right)])
+    if not pair.blocks:
+        table.add_row("", "(no text)")
+    return table
+
+
+def _abridged(text: str, edge: int) -> str:
+    """A stretch of words without its middle, where it is long."""
+    words = text.split(" ")
+    left_out = len(words) - 2 * edge
+    if left_out <= edge:
+        return text
+    return f"{' '.join(words[:edge])} … {left_out:,} words … {' '.join(words[-edge:])}"
+
+
+def print_cluster(document: str, members: Sequence[Member]) -> None:
+    """Who was dropped for a document, a line each."""
+    print(f"{len(members):,} documents were dropped for {document}")
+    for member in members:
+        score = f"{member.score:.3f}" if member.score is not None else "     "
+        print(f"  {member.step} {score}  {shown_place(member.place)}")
