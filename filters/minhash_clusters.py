@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from winnow.filters.jit import njit, types
+from winnow.filters.minhash_settings import table_factor
 
 NONE, ESTIMATE, EXACT = 0, 1, 2
 """How documents are compared."""
@@ -66,16 +67,17 @@ class Clusters:
     """Decides components, block by block, in survivors' order within each."""
 
     def __init__(self, comparison: Comparison, held_bytes: int):
-        """`held_bytes` is the memory for one component's survivors and buckets, at least 2 KiB; it is taken from the
-        system as far as components need it.
+        """`held_bytes` is the memory for one component's survivors, at least 2 KiB; with buckets it is `memory_for`.
+        It is taken from the system as far as components need it.
 
         What finds no room in it is not compared with later documents of the component, which then stay.
         """
         self.comparison = comparison
-        slots = 1 << max(4, (held_bytes // 128).bit_length() - 1)
+        survivors = 1 << max(4, (held_bytes // 128).bit_length() - 1)
+        slots = survivors * table_factor(comparison.bands)
         self.memory = (
             np.empty(held_bytes // 8, np.uint32),
-            np.empty((slots // 8, 5), np.int64),
+            np.empty((survivors // 8, 5), np.int64),
             np.empty(slots, np.uint64),
             np.zeros(slots, np.uint32),
             np.empty((slots, 2), np.int32),

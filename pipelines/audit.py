@@ -29,10 +29,11 @@ from winnow.filters.evidence import evidence
 from winnow.filters.rules import Rule
 from winnow.pipelines.documents import name
 from winnow.pipelines.dropped import SAMPLE_SEED
+from winnow.pipelines.earlier import shown_name
 from winnow.pipelines.filtering import parts_of
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
 from winnow.pipelines.located import nearest
-from winnow.pipelines.records import Record, completed
+from winnow.pipelines.records import Record, SchemaError, completed
 from winnow.pipelines.split_rows import find_rows, readable, texts_of_rows
 from winnow.shards import storage, tables
 
@@ -362,8 +363,9 @@ def survivor_place(run: FinishedRun, survivor: bytes | None, detail: str | None)
         return place_of(run, survivor.hex())
     for earlier, sources in earlier_runs(run):
         if detail in sources:
-            _, path, position = earlier.place_of(survivor.hex())
-            return Place(survivor.hex(), detail, path, position)
+            with contextlib.suppress(UnknownError):
+                _, path, position = earlier.place_of(survivor.hex())
+                return Place(survivor.hex(), detail, path, position)
     return Place(survivor.hex(), detail, "?", int.from_bytes(survivor[8:], "big"))
 
 
@@ -371,7 +373,7 @@ def earlier_runs(run: FinishedRun) -> list[tuple[FinishedRun, dict[str, str]]]:
     """The earlier runs that the run was compared with and that are still there, and their sources by shown name."""
     found = []
     for location in {a: None for step in run.recipe.dedup_steps() for g in step.groups for a in g.against}:
-        with contextlib.suppress(NotFinishedError, OSError, ValueError):
+        with contextlib.suppress(NotFinishedError, SchemaError, OSError, ValueError):
             earlier = open_run(location)
-            found.append((earlier, {f"{earlier.manifest['name']}/{name}": name for name in earlier.places}))
+            found.append((earlier, {f"{shown_name(location)}/{name}": name for name in earlier.places}))
     return found

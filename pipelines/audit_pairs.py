@@ -97,6 +97,8 @@ def _text(run: FinishedRun, place: Place) -> str | None:
     documents = opened.stage(source, "documents")
     id_ = bytes.fromhex(place.document)
     splits = next(s["splits"] for s in opened.mixture["sources"] if s["name"] == source)
+    if int.from_bytes(id_[:8], "big") not in opened.file_ranks(source):
+        return None
     for split in splits_to_search(documents, splits, opened.file_ranks(source), id_):
         rows = find_rows(storage.join(documents, name("rows", split, "parquet")), [id_], [])
         if rows:

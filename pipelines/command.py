@@ -60,10 +60,12 @@ def validate(recipe: RecipeArgument, settings: SetOption = None, json: JsonOptio
 @app.command()
 def plan(recipe: RecipeArgument, settings: SetOption = None, json: JsonOption = False) -> None:
     """Show what a run would read and make; starts no work."""
+    from winnow.pipelines import plan_dedup
     from winnow.pipelines.plan_report import plan_facts, print_plan
     from winnow.pipelines.planning import plan as make_plan
 
     made = make_plan(load(recipe, settings or []))
+    plan_dedup.check(made)
     if json:
         _print_json(plan_facts(made))
     else:

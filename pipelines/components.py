@@ -2,7 +2,7 @@
 
 The label of a node is the smallest node of its component. There are two forms, with equal labels:
 
-- Edges of at most `ONE_TASK` × `partition_bytes` are read by one task, which runs union-find (filters/union_find.py).
+- Edges of at most `ONE_TASK` × `partition_bytes` that fit `limits.task_memory` are read by one task: union-find (filters/union_find.py).
 - More are cut into pieces, each contracted to stars by union-find, and what is left goes through small-star and
   large-star steps in turn (stars.py), each an exchange, until neither changes an edge. The rounds grow with the
   logarithm of the longest way through a component: a path of 10,000 nodes takes 14, buckets of documents about 3.
@@ -45,6 +45,8 @@ from winnow.shards import exchange
 VERSION = 1
 ONE_TASK = 4
 """Partitions' worth of edges that one task takes on (ours: 512 MiB, 33 million edges by default)."""
+LEAST_MEMORY = 1 << 30
+"""What a node has for a task, whatever `limits.task_memory` says."""
 PROCESS_BYTES = 256 << 20
 """What a worker holds besides its arrays (measured: 240 MB with Ray, Arrow and the kernel)."""
 WIDEST = 256
@@ -303,7 +305,8 @@ def components(engine: Engine, name: str, edges: Done, bounds: np.ndarray, limit
     chain = _Chain(name, limits.partition_bytes // 2, edges.stage.directory)
     runs = run_files(edges.location, edges.records)
     size = sum(map(_bytes, runs))
-    if size <= ONE_TASK * limits.partition_bytes:
+    memory = _one_task_memory(size, chain)
+    if size <= ONE_TASK * limits.partition_bytes and memory <= max(limits.task_memory, LEAST_MEMORY):
         rounds = 0
         parts = yield from _one_task(chain, runs, size, home)
     else:
@@ -319,10 +322,14 @@ def _bytes(run: RunFile) -> int:
     return sum(run.partition_bytes)
 
 
+def _one_task_memory(size: int, chain: _Chain) -> int:
+    return PROCESS_BYTES + 3 * size + 4 * chain.partition_bytes
+
+
 def _one_task(chain: _Chain, runs: Sequence[RunFile], size: int, home: Division) -> Work[list[list[Part]]]:
     def tasks_at(bounds: np.ndarray) -> list[Task]:
         spec = EdgeSpec(0, tuple(runs), size // ROW_BYTES, bounds, chain.run_rows)
-        return [Task(0, union_task, spec, PROCESS_BYTES + 3 * size + 4 * chain.partition_bytes)]
+        return [Task(0, union_task, spec, _one_task_memory(size, chain))]
 
     _, parts = yield from chain.step("union", home, tasks_at)
     return parts

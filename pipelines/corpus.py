@@ -24,6 +24,7 @@ from winnow.pipelines import (
     lease,
     models,
     pack,
+    plan_dedup,
     publish,
     stream,
     tokens,
@@ -127,6 +128,7 @@ def run(
     out = storage.absolute(out)
     _check_out(recipe, out)
     planned = plan(recipe, progress.say, publish.roots_of(out))
+    plan_dedup.check(planned)
     source = _tokenizer_source(recipe)
     with lease.Lease(out):
         engine = Engine(out, Inline(), progress)

@@ -93,7 +93,7 @@ def _work(
 ) -> Work[Done]:
     sources, settings = group.sources, group.settings
     limits, seed = planned.recipe.limits, planned.recipe.seed
-    earlier = [source for run in group.against for source in earlier_sources(run)]
+    earlier = earlier_sources(group.against, engine.run)
     match step:
         case "exact":
             return exact.deduplicate(engine, sources, inputs, upstream, settings, limits, earlier)

@@ -121,7 +121,7 @@ class SourceDedup(_Settings):
 
 
 class DecontaminateSources(Decontaminate):
-    sources: list[str] | None = None
+    sources: Annotated[list[str], Field(min_length=1)] | None = None
     """Those to look through; default: all."""
 
 
@@ -178,7 +178,11 @@ def steps_of(dedup: Dedup, sources: Mapping[str, SourceDedup]) -> list[Step]:
 
 
 def _group(model: type[BaseModel], sources: tuple[str, ...], given: Any) -> Group:
-    return Group(sources, plain(model, given), getattr(given, "against", ()))
+    return Group(sources, plain(model, given), _against(given))
+
+
+def _against(given: Any) -> tuple[str, ...]:
+    return getattr(given, "against", ())
 
 
 def _compared(step: str, common: Any, sources: Mapping[str, SourceDedup]) -> tuple[str, ...]:
@@ -207,8 +211,8 @@ def contradictions(
                 yield place, f"there is no source {source!r}{nearest(source, sources)}"
             elif source in listed[:i]:
                 yield place, f"{source!r} is named twice"
-            elif (own := getattr(sources[source], name, None)) is not None and plain(model, own) != plain(
-                model, common
+            elif (own := getattr(sources[source], name, None)) is not None and (
+                plain(model, own) != plain(model, common) or _against(own) != _against(common)
             ):
                 where = ("sources", source, "dedup", name)
                 yield (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from winnow.pipelines.engine import Done
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import total
+from winnow.pipelines.records import canonical, total
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
@@ -29,7 +30,8 @@ def of_groups(recipe: Recipe, sources: dict[str, SourceRun], lasting: Sequence[D
 
     Of a step that leaves a report (`<step>-report` among `lasting`) what that counts, too.
     """
-    reports = {done.stage.name: done.records[0].counts for done in lasting}
+    # A record that was read back has its keys in another order than one that was just made.
+    reports = {done.stage.name: orjson.loads(canonical(done.records[0].counts)) for done in lasting}
     out = []
     for step in recipe.dedup_steps():
         for group in step.groups:

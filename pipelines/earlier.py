@@ -6,10 +6,13 @@ hashes, keys and signatures that dedup goes by.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
-from winnow.pipelines.records import completed
+from winnow.pipelines.records import SchemaError, completed
 from winnow.pipelines.standing import Standing
 from winnow.shards import storage
 from winnow.shards.inputs import InputError
@@ -22,25 +25,42 @@ class Earlier:
     run: str
     """Location of the run."""
     name: str
-    """What it is called where duplicates are counted by source: `<run>/<source>`."""
+    """What it is called where duplicates are counted by source: `<last part of the run's location>/<source>`."""
     source: str
     standings: tuple[Standing, ...]
     """Its splits behind all its steps."""
 
     @property
     def identity(self) -> list[str]:
-        """What its documents that stayed depend on: directories of its filters and steps."""
+        """What its documents that stayed depend on, and its name: directories of its filters and steps."""
         first = self.standings[0]
-        return [place.rstrip("/").rsplit("/", 1)[-1] for place in (first.filters, *first.steps)]
+        return [self.name] + [place.rstrip("/").rsplit("/", 1)[-1] for place in (first.filters, *first.steps)]
 
 
-def earlier_sources(location: str) -> list[Earlier]:
-    """The sources of a published run. Raises InputError where there is none, or what it kept is not there any more."""
-    try:
-        run = open_run(location)
-        return [_earlier(run, name) for name in run.places if run.places[name]]
-    except (NotFinishedError, UnknownError, OSError, ValueError) as error:
-        raise InputError(f"against {location}: {error}") from error
+def earlier_sources(locations: Sequence[str], out: str | None = None) -> list[Earlier]:
+    """The sources of published runs, for a run that is made in `out`.
+
+    Raises InputError where there is no run, what it kept is not there any more, two have the same name, or it is `out`.
+    """
+    found: list[Earlier] = []
+    for location in map(storage.absolute, locations):
+        if location == out:
+            raise InputError(f"against {location}: that is the run itself")
+        if any(shown_name(e.run) == shown_name(location) for e in found):
+            raise InputError(
+                f"against {location}: another earlier run is called {shown_name(location)!r}, too"
+            )
+        try:
+            run = open_run(location)
+            found += [_earlier(run, name) for name in run.places]
+        except (NotFinishedError, SchemaError, UnknownError, OSError, ValueError) as error:
+            raise InputError(f"against {location}: {error}") from error
+    return found
+
+
+def shown_name(location: str) -> str:
+    """What a run is called: the last part of its location."""
+    return location.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _earlier(run: FinishedRun, source: str) -> Earlier:
@@ -66,24 +86,37 @@ def _earlier(run: FinishedRun, source: str) -> Earlier:
         )
         for split in range(facts["splits"])
     ]
-    return Earlier(run.location, f"{run.manifest['name']}/{source}", source, tuple(standings))
+    return Earlier(run.location, f"{shown_name(run.location)}/{source}", source, tuple(standings))
 
 
-def stage_of(earlier: Earlier, name: str, identity: dict, wanted: str) -> str:
-    """Location of a stage of the earlier run that has this name and these settings.
+def with_stage(
+    earlier: Sequence[Earlier], kind: str, version: int, settings: Mapping[str, Any], wanted: str
+) -> list[tuple[Earlier, str]]:
+    """The sources of earlier runs that have a stage `<kind>.<source>` made in the same way, each with its location.
 
-    Raises InputError where there is none: `wanted` says what it is for.
+    Sources without one were not looked at in that way when their run was made, and are left out. Raises InputError for
+    a run of which no source has one: `wanted` says what it would be.
     """
-    import orjson
+    found = []
+    for run in dict.fromkeys(e.run for e in earlier):
+        mine = [e for e in earlier if e.run == run]
+        places = [(e, _stage(e, f"{kind}.{e.source}", version, settings)) for e in mine]
+        there = [(e, place) for e, place in places if place is not None]
+        if not there:
+            raise InputError(
+                f"against {run}: it has no {wanted} made with the same settings and the same version of Winnow; only "
+                "what an earlier run computed is compared, for its texts are not read again"
+            )
+        found += there
+    return found
 
+
+def _stage(earlier: Earlier, name: str, version: int, settings: Mapping[str, Any]) -> str | None:
     run = open_run(earlier.run)
     for stage in run.manifest["stages"]:
         place = storage.join(run.location, "stages", stage["directory"])
         if stage["name"] == name and storage.exists(storage.join(place, "stage.json")):
             there = orjson.loads(storage.read_bytes(storage.join(place, "stage.json")))
-            if there["settings"] == identity:
+            if there["version"] == version and there["settings"] == settings:
                 return place
-    raise InputError(
-        f"against {earlier.run}: source {earlier.source!r} has no {wanted} made with the same settings; only what an "
-        "earlier run computed is compared, for its texts are not read again"
-    )
+    return None

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from winnow.filters.exact_settings import Exact
 from winnow.pipelines.cluster import Task
-from winnow.pipelines.earlier import Earlier, stage_of
+from winnow.pipelines.earlier import Earlier, with_stage
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_blocks, round_stages, write_run
 from winnow.pipelines.homing import VERDICTS, bring_home, plan_home, verdict_rows
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, rows_of
+from winnow.pipelines.text_keys import VERSION as KEYS_VERSION
 from winnow.pipelines.text_keys import compute_keys, keys_identity, keys_of, keys_stage
 from winnow.shards import exchange, tables
 
@@ -157,13 +158,6 @@ def _verdicts(rows: np.ndarray, leaders: np.ndarray, gone: np.ndarray, spec: Red
     return verdicts
 
 
-def _earlier_keys(earlier: Earlier, settings: Exact) -> str | None:
-    """Location of the keys of an earlier run's source; None where texts are compared."""
-    if settings.by == "text":
-        return None
-    return stage_of(earlier, f"keys.{earlier.source}", keys_identity(settings), "keys")
-
-
 def deduplicate(
     engine: Engine,
     group: Sequence[str],
@@ -180,8 +174,12 @@ def deduplicate(
     """
     partition_bytes = limits.partition_bytes
     row_bytes = HASHES.dtype.itemsize
-    before = [(e, s) for e in earlier for s in e.standings]
-    sizes = [i.documents_left * row_bytes for i in (*(s for _, s in before), *inputs)]
+    known: list[tuple[Earlier, str | None]] = [(e, None) for e in earlier]
+    if settings.by != "text" and earlier:
+        known = [*with_stage(earlier, "keys", KEYS_VERSION, keys_identity(settings), "keys")]
+    earlier = [e for e, _ in known]
+    before = [(e, s, place) for e, place in known for s in e.standings]
+    sizes = [i.documents_left * row_bytes for i in (*(s for _, s, _ in before), *inputs)]
     out = exchange.plan_rounds(sum(sizes), partition_bytes)
     out_bounds = exchange.uniform_bounds(out.partitions)
     home = plan_home(inputs)
@@ -191,6 +189,7 @@ def deduplicate(
     identity = {
         "group": list(group),
         **settings.model_dump(mode="json"),
+        "keys": KEYS_VERSION if settings.by != "text" else None,
         "earlier": [e.identity for e in earlier],
     }
     # Which documents are equal does not depend on how the exchange was cut.
@@ -205,7 +204,7 @@ def deduplicate(
     if settings.by != "text":
         for name, own in splits.items():
             keys[name] = (yield from compute_keys(name, own, settings)).location
-    members = [Member(k, earlier.index(e), s, _earlier_keys(e, settings)) for k, (e, s) in enumerate(before)]
+    members = [Member(k, earlier.index(e), s, place) for k, (e, s, place) in enumerate(before)]
     members += [
         Member(len(before) + k, len(earlier) + s.rank, s, keys.get(s.source)) for k, s in enumerate(inputs)
     ]

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from winnow.filters.minhash_settings import MinHash, StopAbove
+from winnow.filters.minhash_settings import MinHash, StopAbove, memory_for
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.components import PROCESS_BYTES, components
-from winnow.pipelines.earlier import Earlier, stage_of
+from winnow.pipelines.earlier import Earlier, with_stage
 from winnow.pipelines.engine import Check, Done, Engine, Request, RunError, Work
 from winnow.pipelines.exchanges import further_rounds, round_stages
 from winnow.pipelines.homing import bring_home, plan_home
@@ -42,6 +42,7 @@ from winnow.pipelines.minhash_bands import (
     scatter_task,
     total_sizes,
 )
+from winnow.pipelines.minhash_signatures import VERSION as SIGNATURES_VERSION
 from winnow.pipelines.minhash_signatures import Signed, Signing, sign, signing_stage
 from winnow.pipelines.minhash_verify import (
     HELD_BYTES,
@@ -69,6 +70,8 @@ class Group:
     sources: tuple[str, ...]
     inputs: tuple[Standing, ...]
     earlier: tuple[Earlier, ...]
+    earlier_signatures: tuple[str, ...]
+    """Locations, of each of them."""
     settings: MinHash
     signing: Signing
     limits: Limits
@@ -99,7 +102,7 @@ class Group:
 
     @property
     def earlier_identity(self) -> list[list[str]]:
-        return [[e.name, *e.identity] for e in self.earlier]
+        return [e.identity for e in self.earlier]
 
     @property
     def payload(self) -> Payload:
@@ -139,11 +142,13 @@ def deduplicate(
     signatures.
     """
     signing = Signing.of(settings, seed)
+    known = with_stage(earlier, "signatures", SIGNATURES_VERSION, signing.identity, "MinHash signatures")
+    earlier, places = tuple(e for e, _ in known), tuple(place for _, place in known)
     by_source = {name: [i for i in inputs if i.source == name] for name in group}
     stages = {name: signing_stage(name, splits, signing) for name, splits in by_source.items() if splits}
     own = [s.directory for s in stages.values()]
     directories = tuple(dict.fromkeys([*own, *(s.directory for s in upstream)]))
-    work = Group(tuple(group), tuple(inputs), tuple(earlier), settings, signing, limits, directories)
+    work = Group(tuple(group), tuple(inputs), earlier, places, settings, signing, limits, directories)
 
     home = plan_home(inputs)
     final = work.stage("minhash", work.identity)
@@ -238,7 +243,7 @@ def _compare(
             bounds=home.bounds_first,
             limit=work.partition_bytes,
         )
-        memory = PROCESS_BYTES + 4 * work.partition_bytes + held
+        memory = PROCESS_BYTES + 4 * work.partition_bytes + memory_for(work.settings.resolved.bands, held)
         tasks.append(Task(p, verify_task, verify_spec, memory))
     stop = work.settings.stop_above
     verified = yield Request(verify, tasks, _size_check(work.label, "cluster", stop.cluster))
@@ -246,7 +251,7 @@ def _compare(
     done = yield from bring_home(verified, final, home, work.inputs, shown, work.partition_bytes)
 
     facts = {
-        "compared": {n: c for n, c in standing.items() if n in work.sources},
+        "compared": standing,
         "buckets": total_sizes(r.counts["buckets"] for r in buckets.records),
         "largest_bucket": max(r.counts["largest_bucket"] for r in buckets.records),
         "clusters": total_sizes(r.counts["clusters"] for r in verified.records),
@@ -264,8 +269,7 @@ def report_task(spec: dict[str, Any], outputs: Outputs) -> dict[str, Any]:
 def _members(work: Group, signatures: Mapping[str, Done]) -> list[Member]:
     """Every split that is compared, those of earlier runs first."""
     members: list[Member] = []
-    for source, of in enumerate(work.earlier):
-        place = stage_of(of, f"signatures.{of.source}", work.signing.identity, "MinHash signatures")
+    for source, (of, place) in enumerate(zip(work.earlier, work.earlier_signatures, strict=True)):
         for standing in of.standings:
             signed = Signed(place, standing.split, work.signing)
             members.append(Member(len(members), source, standing, signed))
@@ -295,7 +299,9 @@ def _buckets(work: Group, members: Sequence[Member]) -> Work[tuple[Done, dict[st
     run_rows = max(1, partition_bytes // row_bytes)
     tasks = []
     for i, (a, b) in enumerate(exchange.group_by_bytes(sizes, partition_bytes)):
-        spec = ScatterSpec(i, tuple(members[a:b]), coarse, run_rows, work.settings.survivor_score)
+        spec = ScatterSpec(
+            i, tuple(members[a:b]), coarse, run_rows, work.settings.survivor_score, len(work.earlier)
+        )
         tasks.append(Task(i, scatter_task, spec))
     first = yield Request(scatter, tasks)
     further = round_stages(scatter, rounds, partition_bytes)

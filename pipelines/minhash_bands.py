@@ -57,7 +57,8 @@ class Member:
 
 def falling_scores(column: pa.Array) -> np.ndarray:
     """uint32[n]: numbers that sort by falling score, as a float32; null and NaN are last."""
-    scores = column.to_numpy(zero_copy_only=False).astype(np.float32) + np.float32(0)
+    with np.errstate(over="ignore"):
+        scores = column.to_numpy(zero_copy_only=False).astype(np.float32) + np.float32(0)
     bits = scores.view(np.uint32)
     sign = np.uint32(1 << 31)
     rising = np.where(bits & sign, ~bits, bits | sign)
@@ -84,6 +85,8 @@ class ScatterSpec:
     bounds: np.ndarray
     run_rows: int
     survivor_score: str | None
+    earlier: int
+    """Sources of earlier runs: those whose rank is lower are not ours, and come before ours whatever their score."""
 
 
 def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
@@ -98,9 +101,11 @@ def scatter_task(spec: ScatterSpec, outputs: Outputs) -> dict[str, Any]:
         runs.append(write_run(outputs, f"run-{spec.index:08d}-{len(runs)}.bin", BANDS, rows, spec.bounds))
 
     for member in spec.members:
-        keep, scores = _facts(member.standing, spec.survivor_score)
-        source = member.standing.source
-        standing[source] = standing.get(source, 0) + int(keep.sum())
+        ours = member.source >= spec.earlier
+        keep, scores = _facts(member.standing, spec.survivor_score if ours else None)
+        if ours:
+            source = member.standing.source
+            standing[source] = standing.get(source, 0) + int(keep.sum())
         signed = member.signed.rows()
         for places, keys in portions(member.signed, np.flatnonzero(keep[signed["row"]])):
             held.append(_band_rows(member, signed[places], keys, scores))
@@ -132,10 +137,10 @@ def _check_signal(standing: Standing, signal: str) -> None:
     with storage.open_input(
         storage.join(standing.documents, name("rows", standing.split, "parquet"))
     ) as file:
-        there = pq.read_schema(file).names
-    if signal not in there:
+        schema = pq.read_schema(file)
+    if signal not in schema.names or pa.types.is_string(schema.field(signal).type):
         raise InputError(
-            f"source {standing.source!r} has no signal {signal!r}; survivor_score names one that a filter of every "
+            f"source {standing.source!r} has no number {signal!r}; survivor_score names one that a filter of every "
             "source measures"
         )
 
@@ -169,14 +174,15 @@ def bucket_task(spec: BucketSpec, outputs: Outputs) -> dict[str, Any]:
     held: list[np.ndarray] = []
 
     def flush() -> None:
-        edges = distinct_edges(np.concatenate([np.empty(0, EDGES.dtype), *held]))
+        edges = np.concatenate([np.empty(0, EDGES.dtype), *held])
         held.clear()
+        edges = distinct_edges(edges)
         run = f"run-{spec.index:08d}-{len(runs)}.bin"
         runs.append(write_run(outputs, run, EDGES, edges, NO_BOUNDS))
 
     for rows, _, _ in read_blocks(spec.parts, BANDS, spec.limit):
         held.append(buckets.edges(rows))
-        if sum(e.nbytes for e in held) >= spec.limit:
+        if sum(e.nbytes for e in held) >= spec.limit // 4:
             flush()
     if held or not runs:
         flush()

@@ -130,8 +130,9 @@ def _documents(spec: MembersSpec, member: Member, labels: np.ndarray) -> Iterato
         return
     wanted = mine["node"].astype(np.int64) & 0xFFFFFFFF
     signed = member.signed.rows()
-    columns = ["id", *([spec.survivor_score] if spec.survivor_score else [])]
-    texts_wanted = spec.payload.shingles and member.source >= spec.earlier
+    ours = member.source >= spec.earlier
+    columns = ["id", *([spec.survivor_score] if spec.survivor_score and ours else [])]
+    texts_wanted = spec.payload.shingles and ours
     for where, batch, texts in _batches(member, columns, texts_wanted):
         a, b = np.searchsorted(wanted, [where[0], where[-1] + 1])
         for at in range(a, b, member.signed.signing.portion):
@@ -169,7 +170,7 @@ def _member_rows(spec: MembersSpec, member: Member, found: _Found) -> tuple[np.n
     rows["key"] = tables.mix(COMPONENT_SEED, found.labels)
     rows["source"], rows["split"], rows["row"] = member.source, member.number, signed["row"]
     rows["length"], rows["score"] = falling_lengths(signed["length"]), 0
-    if spec.survivor_score is not None:
+    if spec.survivor_score is not None and member.source >= spec.earlier:
         rows["score"] = falling_scores(found.batch.column(spec.survivor_score))
     rows["high"], rows["low"] = tables.id_halves(found.batch.column("id"))
 

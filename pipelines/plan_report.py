@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from winnow.pipelines.numbers import show_bytes, show_count
+from winnow.pipelines.plan_dedup import dedup_facts
 from winnow.pipelines.planning import Plan, training_memory
 from winnow.pipelines.report import new_table, output
 
@@ -49,11 +50,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "name": plan.recipe.name,
         "classifiers": classifiers,
         "sources": sources,
-        "dedup": [
-            {"step": step.name, "group": list(group.sources)}
-            for step in plan.recipe.dedup_steps()
-            for group in step.groups
-        ],
+        "dedup": dedup_facts(plan),
         "budget_tokens": int(budget),
         "disk_bytes_estimate": int(plan.disk_estimate),
         "task_memory_bytes": plan.task_memory,
@@ -63,6 +60,20 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
 
 def _example(name: str, facts: dict[str, Any]) -> str:
     return f"{name} ({show_bytes(facts['stored_bytes'])})"
+
+
+def _step_line(step: dict[str, Any]) -> str:
+    line = f"{step['step']} dedup: {', then '.join(step['group'])}"
+    if len(step["group"]) > 1 and step["step"] != "decontaminate":
+        line += " (the first named keeps)"
+    if step["partitions"]:
+        rounds = f" in {step['rounds']} rounds" if step["rounds"] > 1 else ""
+        line += f"; exchange ~ {show_bytes(step['exchange_bytes_estimate'])}, {step['partitions']:,} partitions{rounds}"
+    if step["kept_bytes_estimate"]:
+        line += f"; kept for later runs ~ {show_bytes(step['kept_bytes_estimate'])}"
+    if "filter_bytes_estimate" in step:
+        line += f"; {step['shards']:,} shards, a filter ~ {show_bytes(step['filter_bytes_estimate'])}"
+    return line
 
 
 def print_plan(facts: dict[str, Any]) -> None:
@@ -102,7 +113,7 @@ def print_plan(facts: dict[str, Any]) -> None:
         memory = show_bytes(classifier["training_memory_bytes"])
         console.print(f"classifier {name}: trained first, on {shown}; memory ~ {memory}", highlight=False)
     for step in facts["dedup"]:
-        console.print(f"{step['step']} dedup: {', then '.join(step['group'])} (the first named keeps)")
+        console.print(_step_line(step), highlight=False)
     console.print(
         f"disk below RUN ~ {show_bytes(facts['disk_bytes_estimate'])}; a task holds up to "
         f"~ {show_bytes(facts['task_memory_bytes'])} and asks Ray for {show_bytes(facts['ray_memory_bytes'])}"

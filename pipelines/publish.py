@@ -58,8 +58,27 @@ PACKAGES = (
 def frozen(plan: Plan) -> str:
     """The recipe as YAML with every default, the roots among them, filled in."""
     recipe = plan.recipe
-    sources = {s.name: s.source.model_copy(update={"read": _rooted(s)}) for s in plan.sources}
-    return dump(recipe.model_copy(update={"sources": sources}))
+    sources = {
+        s.name: s.source.model_copy(update={"read": _rooted(s), "dedup": _absolute(s.source.dedup)})
+        for s in plan.sources
+    }
+    return dump(recipe.model_copy(update={"sources": sources, "dedup": _absolute(recipe.dedup)}))
+
+
+def _absolute(dedup: Any) -> Any:
+    """Settings of dedup with earlier runs and benchmarks' files where they are, seen from any directory."""
+    changed = {}
+    for step, settings in dedup:
+        if against := getattr(settings, "against", ()):
+            update: dict[str, Any] = {"against": tuple(map(storage.absolute, against))}
+            changed[step] = settings.model_copy(update=update)
+        elif benchmarks := getattr(settings, "benchmarks", {}):
+            rooted = {
+                name: b.model_copy(update={"path": tuple(map(storage.absolute, b.path))})
+                for name, b in benchmarks.items()
+            }
+            changed[step] = settings.model_copy(update={"benchmarks": rooted})
+    return dedup.model_copy(update=changed)
 
 
 def _rooted(source: SourcePlan) -> Read:

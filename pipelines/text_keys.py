@@ -71,15 +71,14 @@ def _url_keys(item: Standing, settings: Exact) -> Iterator[tuple[np.ndarray, pa.
     from winnow.filters.text_keys import url_keys
 
     of_meta = settings.url != "key"
-    rows = rows_of(item, ("id", "meta") if of_meta else ("key",))
-    for first in range(0, item.rows, BATCH_ROWS):
-        batch = rows.take(min(BATCH_ROWS, item.rows - first))
+    first = 0
+    for batch in rows_of(item, ("id", "meta") if of_meta else ("key",)).batches:
         keep = batch.column("keep")
         standing = batch.filter(keep)
         urls = values(standing, settings.url) if of_meta else standing.column("key").to_pylist()
         where = first + np.flatnonzero(keep.to_numpy(zero_copy_only=False))
         yield where, url_keys(url if isinstance(url, str) else None for url in urls)
-    rows.end()
+        first += batch.num_rows
 
 
 def keys_stage(source: str, first: Standing, settings: Exact) -> Stage:

@@ -116,7 +116,10 @@ class Aligned:
         head, rest = table.slice(0, n).combine_chunks(), table.slice(n)
         self.held = rest.to_batches()
         self.rows -= n
-        return head.to_batches()[0]
+        batch, *more = head.to_batches()
+        if more:
+            raise ValueError(f"{n} rows hold more text than one batch can")
+        return batch
 
     def end(self) -> None:
         """Raises ValueError unless every row was taken."""

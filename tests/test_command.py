@@ -221,7 +221,7 @@ def test_plan_shows_what_would_be_read(recipe, no_ray):
     assert docs["splits"] == -(-docs["stored_bytes"] // 60_000)
     assert cells(done.stdout, "code")[1:4:2] == ["24", str(code["splits"])]
     assert cells(done.stdout, "code")[6:8] == ["70.00%", "700.00K"]
-    assert facts["dedup"] == [{"step": "exact", "group": ["code", "docs"]}]
+    assert [(step["step"], step["group"]) for step in facts["dedup"]] == [("exact", ["code", "docs"])]
     assert "exact dedup: code, then docs" in done.stdout
 
 

@@ -12,6 +12,7 @@ import pytest
 from winnow.pipelines import exact
 from winnow.pipelines.corpus import run
 from winnow.pipelines.finished import open_run
+from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import read
 from winnow.shards.inputs import InputError
 
@@ -117,9 +118,9 @@ def test_an_earlier_runs_documents_come_first_and_stay(tmp_path, by):
 
 def test_what_an_earlier_run_did_not_compute_is_not_computed_now(tmp_path):
     first = made(tmp_path, "first", ROWS, "true")
-    with pytest.raises(InputError, match="has no keys made with the same settings"):
+    with pytest.raises(InputError, match="it has no keys made with the same settings"):
         made(tmp_path, "second", ROWS, f"{{by: url, against: '{first}'}}")
-    with pytest.raises(InputError, match=r"against .*nowhere: .*no manifest"):
+    with pytest.raises(RecipeError, match=r"r.yaml:6:.*against .*nowhere: .*no manifest"):
         made(tmp_path, "third", ROWS, f"{{against: '{tmp_path}/nowhere'}}")
 
 

@@ -547,7 +547,7 @@ def test_stop_above(tmp_path, stop, message):
 def test_a_score_that_nobody_measures_is_an_error(tmp_path):
     inputs = write_source(tmp_path, "web", [Document("a b c")], [1])
     with pytest.raises(
-        InputError, match=r"source 'web' has no signal 'nobody\.score'; survivor_score names one"
+        InputError, match=r"source 'web' has no number 'nobody\.score'; survivor_score names one"
     ):
         perform(tmp_path, inputs, MinHash(survivor_score="nobody.score"))
 
@@ -576,7 +576,7 @@ def test_documents_of_an_earlier_run_come_first_and_stay(tmp_path, monkeypatch, 
     for text in Path(standings[0].documents).glob("text-*"):
         text.unlink()  # not read again
     place = engine.done["signatures.past"].location
-    monkeypatch.setattr(minhash, "stage_of", lambda earlier, name, identity, wanted: place)
+    monkeypatch.setattr(minhash, "with_stage", lambda earlier, *_: [(e, place) for e in earlier])
     earlier = Earlier(str(tmp_path / "old"), "old/past", "past", tuple(behind))
     inputs = write_group(tmp_path, new, {"web": [100], "books": [30, 70]})
     engine, done, found = perform(tmp_path, inputs, settings, limits, [earlier])
