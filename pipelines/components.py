@@ -2,7 +2,8 @@
 
 The label of a node is the smallest node of its component. There are two forms, with equal labels:
 
-- Edges of at most `ONE_TASK` × `partition_bytes` that fit `limits.task_memory` are read by one task: union-find (filters/union_find.py).
+- Edges of at most `ONE_TASK` × `partition_bytes` that fit `limits.task_memory` are read by one task, which runs
+  union-find (filters/union_find.py).
 - More are cut into pieces, each contracted to stars by union-find, and what is left goes through small-star and
   large-star steps in turn (stars.py), each an exchange, until neither changes an edge. The rounds grow with the
   logarithm of the longest way through a component: a path of 10,000 nodes takes 14, buckets of documents about 3.

@@ -58,7 +58,7 @@ dedup:
   bloom: {{across: [left, right], shards: 3}}
   substrings: {{across: [left, right]}}
   decontaminate: {{benchmarks: {{items: {{path: "{root}/items.jsonl", text: q}}}}}}
-limits: {{split_bytes: 250KB, partition_bytes: 500KB}}
+limits: {{split_bytes: 600KB, partition_bytes: 1500KB}}
 shards: {{size_limit: 50KB}}
 """)
     return path
