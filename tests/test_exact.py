@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from winnow.pipelines import exact
+from winnow.pipelines.audit import sample_dropped
+from winnow.pipelines.audit_pairs import sample_pairs
 from winnow.pipelines.corpus import run
 from winnow.pipelines.finished import open_run
 from winnow.pipelines.located import RecipeError
@@ -33,7 +35,7 @@ def made(
 ) -> Path:
     """A run over rows spread over files; returns its directory."""
     folder = tmp_path / f"{name}-in"
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     share = -(-len(rows) // files)
     for k in range(files):
         lines = [json.dumps({"url": url, "text": text}) for url, text in rows[k * share : (k + 1) * share]]
@@ -109,6 +111,12 @@ def test_an_earlier_runs_documents_come_first_and_stay(tmp_path, by):
         kept + facts["sources"][0]["kept_documents"]
         == open_run(str(alone)).mixture["sources"][0]["kept_documents"]
     )
+    found = [d.survivor for d in sample_dropped(open_run(str(out)), "exact", 10)]
+    assert {s.source for s in found} == {"first/s", "s"}
+    assert {s.path for s in found} == {"0.jsonl"}, (
+        "the earlier run is looked up, though ids there are like ours"
+    )
+    assert all(pair.blocks for pair in sample_pairs(open_run(str(out)), 10))
     (step,) = facts["dedup"]
     assert step["compared"] == len(new), "the earlier run's documents are nobody's to drop"
     expected = {"text": {"s of first/s": 1, "s of s": 1}, "normalised": {"s of first/s": 2, "s of s": 1},
@@ -132,3 +140,14 @@ def test_a_cleaned_run_still_serves_later_ones(tmp_path):
     out = made(tmp_path, "second", ROWS, f"{{by: url, against: '{first}'}}")
     assert Counter(s["step"] for s in open_run(str(out)).mixture["dedup"]) == {"exact": 1}
     assert len(dropped(out)) == 5
+
+
+def test_what_an_earlier_run_may_not_be(tmp_path):
+    first = made(tmp_path, "first", ROWS, "true")
+    twin = tmp_path / "elsewhere" / "first"
+    shutil.copytree(first, twin)
+    with pytest.raises(RecipeError, match="another earlier run is called 'first', too"):
+        made(tmp_path, "second", ROWS, f"{{against: ['{first}', '{twin}']}}")
+    made(tmp_path / "again", "first", ROWS, "true")
+    with pytest.raises(InputError, match="that is the run itself"):
+        made(tmp_path / "again", "first", ROWS, f"{{against: '{tmp_path}/again/first'}}")

@@ -286,6 +286,9 @@ TWO = SMALL + "  docs:\n    read: {format: text, path: d}\n"
         pytest.param(TWO + "    dedup: {minhash: dclm}\ndedup: {minhash: {across: [web, docs]}}\n",
                      "8:13: 'docs' is compared by the recipe's `dedup` with other settings than its own here",
                      id="across-other-settings"),
+        pytest.param(TWO + "    dedup: {exact: {against: /r}}\ndedup: {exact: {across: [web, docs]}}\n",
+                     "8:13: 'docs' is compared by the recipe's `dedup` with other settings than its own here",
+                     id="across-other-runs"),
         pytest.param(SMALL + "    dedup: {minhash: {survivor_score: words}}\n",
                      "6:23: source 'web' has no signal 'words' in its last segment of filters; no filter of it "
                      "measures anything", id="score-of-nothing"),
