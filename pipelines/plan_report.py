@@ -63,8 +63,10 @@ def _example(name: str, facts: dict[str, Any]) -> str:
 
 
 def _step_line(step: dict[str, Any]) -> str:
+    if step["step"] == "decontaminate":
+        return f"decontaminate: {', '.join(step['group'])}"
     line = f"{step['step']} dedup: {', then '.join(step['group'])}"
-    if len(step["group"]) > 1 and step["step"] != "decontaminate":
+    if len(step["group"]) > 1:
         line += " (the first named keeps)"
     if step["partitions"]:
         rounds = f" in {step['rounds']} rounds" if step["rounds"] > 1 else ""
