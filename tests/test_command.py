@@ -561,9 +561,10 @@ def test_an_interrupt_is_heard_in_code_that_never_returns_to_python(number):
     program = (
         "import os, signal, sys; from winnow.pipelines import interrupt; interrupt.watch()\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"  # as ray.init does
-        "read, write = os.pipe(); print('ready', flush=True)\n"
+        "read, write = os.pipe(); said = False\n"
         "while True:\n"
-        "    try:\n        os.read(read, 1)\n"
+        # Inside, so that whatever the signal's handler raises is caught, however soon it comes.
+        "    try:\n        said = said or print('ready', flush=True) or True\n        os.read(read, 1)\n"
         "    except SystemExit:\n        pass\n"
     )
     process = subprocess.Popen(
