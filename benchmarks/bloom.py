@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from corpus import PROSE, machine, texts_of, write_generated
+from four_filters import batches, report, user_seconds
 
 BATCH_BYTES = 16 << 20
 FILL = 1 << 22
@@ -55,22 +55,6 @@ def write_texts(texts, place: str, megabytes: float) -> int:
                 size, held, held_bytes = size + held_bytes, [], 0
         flush()
     return size + held_bytes
-
-
-def batches(place: str):
-    with pa.memory_map(place) as source:
-        reader = pa.ipc.open_file(source)
-        for i in range(reader.num_record_batches):
-            yield reader.get_batch(i).column(0)
-
-
-def user_seconds() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
-
-
-def report(**facts: object) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(facts | {"peak_mb": peak}))
 
 
 def kernel(place: str, unseen: str, remove: str, gib: float, rounds: int) -> None:

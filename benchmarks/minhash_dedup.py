@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from corpus import PROSE, machine, texts_of
+from four_filters import report, user_seconds
 
 LONGEST = 20_000
 ROW_GROUP_BYTES = 4 << 20
@@ -86,14 +86,6 @@ def write(place: Path, texts: Iterable[str], megabytes: float) -> int:
             if size >= megabytes * 1e6:
                 break
     return size
-
-
-def user_seconds() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
-
-
-def report(**facts: object) -> None:
-    print(json.dumps(facts | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
 def ours(place: str, few: str) -> None:

@@ -49,7 +49,6 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, Field(min_length=1)]
-Flag = Annotated[bool, Field(strict=True)]
 
 
 class Settings(BaseModel):
