@@ -34,7 +34,7 @@ from winnow.pipelines.filtering import parts_of
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
 from winnow.pipelines.located import nearest
 from winnow.pipelines.records import Record, SchemaError, completed
-from winnow.pipelines.split_rows import find_rows, readable, texts_of_rows
+from winnow.pipelines.split_rows import find_rows, readable, splits_of, texts_of_rows
 from winnow.shards import storage, tables
 
 EXCERPT_CHARS = 600
@@ -212,30 +212,30 @@ def draws(total: int, n: int, seed: int) -> Iterator[int]:
 def _splits(run: FinishedRun, source: str, reasons: set[str]) -> list[_Split]:
     """The splits of a source with documents dropped for one of the reasons, counted from the stages' records."""
     facts = next(s for s in run.mixture["sources"] if s["name"] == source)
-    counts = [0] * facts["splits"]
+    counts = dict.fromkeys(splits_of(run, source), 0)
 
     def add(kind: str, what: str) -> None:
         if not reasons.isdisjoint(facts[what]):
-            for record in _records(run, source, kind, facts["splits"]):
+            for record in _records(run, source, kind, list(counts)):
                 counts[record.index] += sum(record.counts[what].get(reason, 0) for reason in reasons)
 
     add("documents", "lost")
     add("filters", "dropped")
     if any(step["step"] in reasons and step["dropped"] for step in facts["dedup"]):
-        for record in _records(run, source, "dropped", facts["splits"]):
+        for record in _records(run, source, "dropped", list(counts)):
             counts[record.index] += sum(record.counts["steps"].get(step, 0) for step in reasons)
-    return [_Split(source, split, dropped) for split, dropped in enumerate(counts) if dropped]
+    return [_Split(source, split, dropped) for split, dropped in counts.items() if dropped]
 
 
-def _records(run: FinishedRun, source: str, kind: str, splits: int) -> list[Record]:
+def _records(run: FinishedRun, source: str, kind: str, splits: Sequence[int]) -> list[Record]:
     place = run.stage_named(f"dropped.{source}") if kind == "dropped" else run.stage(source, kind)
     records = completed(place)
-    if sorted(records) != list(range(splits)):
+    missing = sum(k not in records for k in splits)
+    if missing:
         raise NotFinishedError(
-            f"{place} is not whole: {splits - len(records)} of {splits} splits are missing; "
-            "`winnow run` makes them again"
+            f"{place} is not whole: {missing} of {len(splits)} splits are missing; `winnow run` makes them again"
         )
-    return [records[k] for k in range(splits)]
+    return [records[k] for k in splits]
 
 
 def _of_split(run: FinishedRun, split: _Split, reasons: set[str], n: int, seed: int) -> Iterator[Dropped]:

@@ -20,16 +20,18 @@ from winnow.filters.catalogue import Segment
 from winnow.filters.rules import Rule, score_of
 from winnow.pipelines.audit import Place, place_of, segments_of, survivor_place
 from winnow.pipelines.documents import name, numbers
-from winnow.pipelines.finished import DocumentTrace, FinishedRun, UnknownError
+from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.split_rows import (
     Found,
     aligned_rows,
     find_rows,
     readable,
+    splits_of,
     splits_to_search,
     texts_of_rows,
 )  # fmt: skip
 from winnow.pipelines.standing import step_of, verdict_name
+from winnow.pipelines.tracing import DocumentTrace, Tracer
 from winnow.shards import storage
 
 
@@ -105,7 +107,7 @@ def document_story(run: FinishedRun, document: str, *, text: bool = False) -> Do
     place = place_of(run, document.lower())
     id_ = bytes.fromhex(place.document)
     documents = run.stage(place.source, "documents")
-    splits = next(s["splits"] for s in run.mixture["sources"] if s["name"] == place.source)
+    splits = splits_of(run, place.source)
     for split in splits_to_search(documents, splits, run.file_ranks(place.source), id_):
         rows = find_rows(storage.join(documents, name("rows", split, "parquet")), [id_])
         if rows:
@@ -114,7 +116,8 @@ def document_story(run: FinishedRun, document: str, *, text: bool = False) -> Do
         lost = find_rows(storage.join(documents, name("lost", split, "parquet")), [id_], wanted)
         if lost:
             return _lost(run, place, split, lost)
-    raise UnknownError(f"no row of {place.source} begins at {place.position:,} of {place.path}")
+    unread = "" if isinstance(splits, range) else ", or it lies in a part of the source that was not read"
+    raise UnknownError(f"no row of {place.source} begins at {place.position:,} of {place.path}{unread}")
 
 
 def _lost(run: FinishedRun, place: Place, split: int, lost: Found) -> DocumentStory:
@@ -160,7 +163,7 @@ def _came_through(
         segments=(*_early_segments(run, place, split), last),
         text_bytes=row["text_bytes"],
         steps=steps,
-        trace=run.trace_document(place.document) if end == "kept" else None,
+        trace=Tracer(run).document(place.document) if end == "kept" else None,
         text=texts_of_rows(run.stage(place.source, "documents"), split, [number])[number] if text else None,
     )
 

@@ -20,7 +20,7 @@ from winnow.pipelines.audit import Place, earlier_runs, place_of, sample_of
 from winnow.pipelines.documents import name
 from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.located import nearest
-from winnow.pipelines.split_rows import find_rows, readable, splits_to_search, texts_of_rows
+from winnow.pipelines.split_rows import find_rows, readable, splits_of, splits_to_search, texts_of_rows
 from winnow.shards import storage, tables
 
 NAMING = ("exact", "minhash")
@@ -96,10 +96,9 @@ def _text(run: FinishedRun, place: Place) -> str | None:
         opened, source = found[0]
     documents = opened.stage(source, "documents")
     id_ = bytes.fromhex(place.document)
-    splits = next(s["splits"] for s in opened.mixture["sources"] if s["name"] == source)
     if int.from_bytes(id_[:8], "big") not in opened.file_ranks(source):
         return None
-    for split in splits_to_search(documents, splits, opened.file_ranks(source), id_):
+    for split in splits_to_search(documents, splits_of(opened, source), opened.file_ranks(source), id_):
         rows = find_rows(storage.join(documents, name("rows", split, "parquet")), [id_], [])
         if rows:
             number, _ = rows[id_]
@@ -114,9 +113,9 @@ def cluster_of(run: FinishedRun, document: str) -> list[Member]:
     """
     survivor = bytes.fromhex(place_of(run, document.lower()).document)
     found: list[Member] = []
-    for facts in run.mixture["sources"]:
-        place = run.stage_named(f"dropped.{facts['name']}")
-        for split in range(facts["splits"]):
+    for source in run.places:
+        place = run.stage_named(f"dropped.{source}")
+        for split in splits_of(run, source):
             found += _members(run, storage.join(place, name("dropped", split, "parquet")), survivor)
     return found
 

@@ -260,4 +260,7 @@ def _end_lines(story: DocumentStory) -> Iterator[str]:
     trace = story.trace
     samples = ", ".join(map(str, trace.samples)) or "none"
     held_out = " (held out)" if trace.split == "val" else ""
-    yield f"{trace.tokens:,} tokens in {trace.split}{held_out}, samples {samples}; {trace.unused_tokens:,} unused"
+    of = "" if trace.stream == trace.source else f" of {trace.stream}"
+    yield f"{trace.tokens:,} tokens in {trace.split}{held_out}, samples {samples}{of}; {trace.unused_tokens:,} unused"
+    if trace.excluded:
+        yield "taken out of the shards: a list of `exclude` names it"

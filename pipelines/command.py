@@ -13,7 +13,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from winnow.pipelines import interrupt
+from winnow.pipelines import interrupt, train_command
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import load, shipped, values
 
@@ -45,6 +45,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the recipe; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="table (unless said), json, csv or markdown.")
+]
 
 
 @app.command()
@@ -58,18 +61,42 @@ def validate(recipe: RecipeArgument, settings: SetOption = None, json: JsonOptio
 
 
 @app.command()
-def plan(recipe: RecipeArgument, settings: SetOption = None, json: JsonOption = False) -> None:
+def plan(
+    recipe: RecipeArgument,
+    settings: SetOption = None,
+    format_: FormatOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show what a run would read and make; starts no work."""
-    from winnow.pipelines import plan_dedup
-    from winnow.pipelines.plan_report import plan_facts, print_plan
+    from winnow.pipelines import plan_dedup, plan_report, report
     from winnow.pipelines.planning import plan as make_plan
 
+    shown = _format(format_, json)
     made = make_plan(load(recipe, settings or []))
     plan_dedup.check(made)
-    if json:
-        _print_json(plan_facts(made))
-    else:
-        print_plan(plan_facts(made))
+    facts = plan_report.plan_facts(made)
+    match shown:
+        case "json":
+            print(report.json_text(facts))
+        case "csv":
+            sys.stdout.write(report.csv_text(plan_report.CSV_HEADER, plan_report.csv_rows(facts)))
+        case "markdown":
+            print("\n\n".join(map(report.markdown, plan_report.plan_grids(facts))))
+        case _:
+            plan_report.print_plan(facts)
+
+
+def _format(given: str | None, json: bool) -> str:
+    """One of the formats that tables have."""
+    from winnow.pipelines.report import FORMATS
+
+    if given is not None and given not in FORMATS:
+        raise typer.BadParameter(
+            f"{given!r} is no format; there are {', '.join(FORMATS)}", param_hint="--format"
+        )
+    if json and given not in (None, "json"):
+        raise typer.BadParameter(f"--json and --format {given} are two formats")
+    return "json" if json else given or "table"
 
 
 @app.command()
@@ -129,16 +156,37 @@ def _print_speed(corpus: Any) -> None:
 
 
 @app.command()
-def stats(run: RunArgument, json: JsonOption = False) -> None:
+def stats(
+    run: RunArgument,
+    by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Show the mixture by a field of mixture.group_by.")
+    ] = None,
+    format_: FormatOption = None,
+    json: JsonOption = False,
+) -> None:
     """Print the mixture table and what became of the documents."""
+    from winnow.pipelines import mixture_report, report
     from winnow.pipelines.finished import open_run
-    from winnow.pipelines.report import print_report
 
+    shown = _format(format_, json)
     facts = open_run(run).mixture
-    if json:
-        _print_json(facts)
-    else:
-        print_report(facts)
+    if by is not None and by not in (known := mixture_report.fields_of(facts)):
+        there = f"there are {', '.join(known)}" if known else "the recipe names none"
+        raise typer.BadParameter(f"{by!r} is no field of mixture.group_by; {there}", param_hint="--by")
+    match shown:
+        case "json":
+            print(report.json_text(facts if by is None else list(mixture_report.by_rows(facts, by))))
+        case "csv" if by is not None:
+            sys.stdout.write(report.csv_text(mixture_report.BY_HEADER, mixture_report.by_rows(facts, by)))
+        case "csv":
+            sys.stdout.write(report.csv_text(mixture_report.CSV_HEADER, mixture_report.csv_rows(facts)))
+        case "markdown":
+            grids = mixture_report.mixture_grids(facts) if by is None else [mixture_report.by_grid(facts, by)]
+            print("\n\n".join(map(report.markdown, grids)))
+        case _ if by is not None:
+            report.print_grid(mixture_report.by_grid(facts, by), report.output())
+        case _:
+            report.print_report(facts)
 
 
 @app.command()
@@ -242,55 +290,57 @@ def _audit_duplicates(
 @app.command()
 def trace(
     run: RunArgument,
-    stream: Annotated[str | None, typer.Option(help="Source of the sample.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Stream of the sample: a source, or `mixed` with `output: mixed`.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train or val.")] = "train",
     sample: Annotated[int | None, typer.Option(min=0, help="Number of the sample in its stream.")] = None,
     doc: Annotated[str | None, typer.Option(help="Id of a document: which samples is it in?")] = None,
+    packing: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run with several lengths or phases: `4096`, `phase-1`. Default: the first one; with --doc all."
+        ),
+    ] = None,
     text: Annotated[bool, typer.Option("--text", help="Show the sample's text too.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show which documents a training sample is made of, or which samples a document is in."""
     from dataclasses import asdict
 
+    from winnow.pipelines import tracing_report
     from winnow.pipelines.finished import open_run
+    from winnow.pipelines.tracing import Tracer
 
     if (doc is None) == (sample is None) or (sample is not None and stream is None):
         raise typer.BadParameter("give --stream and --sample, or --doc")
-    opened = open_run(run)
+    tracer = Tracer(open_run(run))
     if doc is not None:
-        found = opened.trace_document(doc)
         if json:
-            _print_json(asdict(found))
+            _print_json(asdict(tracer.document(doc, packing)))
         else:
-            print(f"{found.document}: {found.source}, {found.path} at {found.position}")
-            if found.split is None:
-                print("not in the shards: dropped (see RUN/dropped), or no document begins there")
-            else:
-                shown = ", ".join(map(str, found.samples)) or "none"
-                print(
-                    f"{found.tokens} tokens in {found.split}, samples {shown}; {found.unused_tokens} in the unused tail"
-                )
+            names = [packing] if packing else [way.name for way in tracer.packings]
+            print("\n".join(tracing_report.said_of_document([tracer.document(doc, name) for name in names])))
         return
     assert stream is not None
     assert sample is not None
-    pieces = opened.trace_sample(stream, split, sample)
+    pieces = tracer.sample(stream, split, sample, packing)
     if json:
         _print_json([asdict(p) for p in pieces])
         return
     for p in pieces:
-        print(
-            f"{p.offset:6d} +{p.tokens:<6d} {p.document}  {p.path} at {p.position}, bytes {p.byte_start}-{p.byte_end}"
-        )
+        print(tracing_report.said_of_piece(p))
     if text:
-        print(opened.decode(opened.sample_tokens(stream, split, sample)))
+        print(tracer.run.decode(tracer.tokens(stream, split, sample, packing)))
 
 
 @app.command()
 def verify(run: RunArgument, json: JsonOption = False) -> None:
     """Check index, sizes, hashes, counts and token range of the published shards."""
+    from winnow.pipelines import verifying
     from winnow.pipelines.finished import open_run
 
-    problems = list(open_run(run).verify())
+    problems = list(verifying.verify(open_run(run)))
     if json:
         _print_json(problems)
     else:
@@ -299,6 +349,39 @@ def verify(run: RunArgument, json: JsonOption = False) -> None:
         print(_number_of(len(problems), "problem") if problems else "the shards are whole")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    format_: Annotated[str, typer.Option("--format", help="megatron, datatrove or parquet.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Directory or URL to write to.")],
+    source: Annotated[list[str] | None, typer.Option(help="Only this source; repeatable.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only train or val.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the stored tokens in another trainer's format; continue what DIR already holds of it."""
+    from dataclasses import asdict
+    from typing import cast
+
+    from winnow.pipelines import export as exports
+    from winnow.pipelines.finished import open_run
+    from winnow.pipelines.numbers import show_count
+
+    if format_ not in exports.FORMATS:
+        raise typer.BadParameter(
+            f"{format_!r} is no format; there are {', '.join(exports.FORMATS)}", param_hint="--format"
+        )
+    splits = exports.SPLITS if split is None else (split,)
+    done = exports.export(open_run(run), cast(exports.Format, format_), out, sources=source, splits=splits)
+    if json:
+        _print_json([asdict(part) for part in done])
+        return
+    for part in done:
+        print(
+            f"{part.source} {part.split}: {show_count(part.documents)} documents, {show_count(part.tokens)} tokens in "
+            f"{_number_of(len(part.files), 'file')}, {part.written} of them written now"
+        )
 
 
 @app.command()
@@ -330,6 +413,10 @@ def clean(
     done = "deleted" if yes else "to delete them: --yes"
     found = "1 directory" if len(sizes) == 1 else f"{len(sizes)} directories"
     print(f"{show_bytes(sum(sizes.values()))} in {found}" + (f"; {done}" if sizes else ""))
+
+
+app.command()(train_command.train)
+app.command()(train_command.compare)
 
 
 def _number_of(n: int, thing: str) -> str:
@@ -400,8 +487,10 @@ def _known_errors() -> tuple[tuple[type[BaseException], ...], tuple[type[BaseExc
     names = (
         [("winnow.shards.inputs", "InputError"), ("winnow.pipelines.finished", "NotFinishedError"),
          ("winnow.pipelines.finished", "UnknownError"), ("winnow.pipelines.records", "SchemaError"),
-         ("winnow.pipelines.lease", "LeaseError")],
-        [("winnow.pipelines.engine", "RunError"), ("winnow.pipelines.cluster", "ClusterError")],
+         ("winnow.pipelines.lease", "LeaseError"), ("winnow.pipelines.export", "ExportError"),
+         ("winnow.pipelines.train_settings", "TrainInputError")],
+        [("winnow.pipelines.engine", "RunError"), ("winnow.pipelines.cluster", "ClusterError"),
+         ("winnow.pipelines.train_settings", "TrainError")],
     )  # fmt: skip
     user, failed = (
         tuple(getattr(sys.modules[m], c) for m, c in group if m in sys.modules) for group in names

@@ -17,33 +17,42 @@ from typing import Any
 
 from winnow.filters.catalogue import Segment
 from winnow.pipelines import (
+    conservation,
     dedup,
     documents,
     dropped,
+    exclude,
     filtering,
+    grouping,
     lease,
+    mixing,
     models,
-    pack,
+    packings,
     plan_dedup,
     publish,
+    reading,
+    sampling,
     stream,
     tokens,
+    tracing,
     training,
 )
 from winnow.pipelines.cluster import Cluster, Inline, Task
 from winnow.pipelines.dedup_settings import Step
 from winnow.pipelines.engine import Done, Engine, Request, RunError
+from winnow.pipelines.exclude import Excluded
 from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Stage, total
-from winnow.shards import feed, mds, storage
+from winnow.pipelines.records import Stage
+from winnow.shards import feed, mixture, storage
 from winnow.shards.inputs import InputError
 from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
 from winnow.tokenize.source import TokenizerError, TokenizerSource, resolve
 
 STAGES = ("documents", "filters", "dedup", "tokens", "stream", "shards")
 """What `--until` takes."""
+CONTROL_TOKENS = ("eos_token", "bos_token", "pad_token")
 
 
 @dataclass
@@ -51,6 +60,7 @@ class SourceRun:
     """What is known of one source as the run goes on."""
 
     plan: SourcePlan
+    """With the splits that were read."""
     filter_settings: filtering.Filters
     documents: Done
     filters: Done
@@ -58,8 +68,15 @@ class SourceRun:
     """The verdicts of dedup, in order."""
     tokens: Done | None = None
     shuffled: stream.Shuffled | None = None
-    packed: pack.Packed | None = None
+    groups: Done | None = None
+    """Its tokens by fields of `meta`, where the recipe asks for that."""
+    excluded: Excluded | None = None
+    """Documents that are not to be published, where it has lists of them."""
+    shards: list[mixing.SourceShards] = field(default_factory=list)
+    """In each packing, the main one's first."""
     dropped: Done | None = None
+    choice: sampling.Choice | None = None
+    """Which splits those are, of a source that the recipe does not want whole."""
 
     @property
     def name(self) -> str:
@@ -79,11 +96,17 @@ class Corpus:
     """The stage of each model that filters go by and the recipe does not train, by the recipe's name for it."""
     classifiers: dict[str, Done] = field(default_factory=dict)
     """The stage of each classifier that the recipe trains."""
+    lists: dict[str, exclude.Lists] = field(default_factory=dict)
+    """Of documents to take out, by source."""
     models: models.Models = field(default_factory=dict)
     """All of them."""
     lasting: list[Done] = field(default_factory=list)
     """What later runs can compare with."""
     backend: BackendChoice | None = None
+    shares: list[mixture.Share] = field(default_factory=list)
+    """The mixture, in the order of the sources."""
+    mixings: list[mixing.Mixing] = field(default_factory=list)
+    """What is drawn in each packing, the main one's first."""
     mixture: dict[str, Any] | None = None
     """What RUN/mixture.json holds; None when the run was stopped before the shards."""
     seconds: float = 0.0
@@ -101,6 +124,12 @@ class Corpus:
         """What counts tokens for filters."""
         assert self.backend is not None
         return tokens.RunCounter(self.tokenizer.location, self.backend.name)
+
+    @property
+    def tokenizing(self) -> tokens.Tokenizing:
+        """How documents become tokens."""
+        assert self.backend is not None
+        return tokens.Tokenizing(self.tokenizer, self.backend.name, self.recipe.tokenizer.append)
 
 
 def run(
@@ -129,6 +158,7 @@ def run(
     _check_out(recipe, out)
     planned = plan(recipe, progress.say, publish.roots_of(out))
     plan_dedup.check(planned)
+    lists = exclude.read_lists(recipe)
     source = _tokenizer_source(recipe)
     with lease.Lease(out):
         engine = Engine(out, Inline(), progress)
@@ -139,7 +169,7 @@ def run(
             if not inline:
                 rehearse = partial(_rehearse, filtering.all_parts(planned), recipe.dedup_steps())
                 engine.executor = Cluster(out, address, workers, recipe.limits.task_memory, rehearse)
-            return _stages(engine, planned, tokenizer, found, until)
+            return _stages(engine, planned, tokenizer, found, lists, until)
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
@@ -174,14 +204,14 @@ def _tokenizer_source(recipe: Recipe) -> TokenizerSource:
 def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
     """The tokenizer's stage. It takes a second once, so it is the driver's own work, not Ray's."""
     settings = recipe.tokenizer
-    spec = tokens.TokenizerSpec(source, settings.eos_token, settings.bos_token)
+    spec = tokens.TokenizerSpec(source, settings.eos_token, settings.bos_token, settings.pad_token)
     identity = {
         "name": source.name,
         "kind": source.kind,
         "sha256": source.sha256,
         "eos_token": spec.eos_token,
         "bos_token": spec.bos_token,
-    }
+    } | ({"pad_token": spec.pad_token} if spec.pad_token else {})
     stage = Stage("tokenizer", tokens.VERSION, identity)
     try:
         done = engine.perform(stage, [Task(0, tokens.tokenizer_task, spec)])
@@ -192,36 +222,50 @@ def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
     except RunError as error:
         cause = getattr(error.__cause__, "cause", None)
         if isinstance(cause, TokenizerError):
-            raise recipe.located(("tokenizer", "name"), str(cause)) from error
+            named = [key for key in CONTROL_TOKENS if str(cause).startswith(f"{getattr(settings, key)!r} ")]
+            raise recipe.located(("tokenizer", *(named or ["name"])), str(cause)) from error
         raise
-    _layout(recipe, vocabulary)  # a sample that fits no shard is said before any work
+    packings.check_vocabulary(recipe, vocabulary)
+    for packing in packings.packings(recipe.sequence):
+        mixing.layout_of(recipe, vocabulary, packing)  # a sample that fits no shard is said before any work
     return done
 
 
 def _stages(
-    engine: Engine, planned: Plan, tokenizer: Done, found: dict[str, Done], until: str | None
+    engine: Engine,
+    planned: Plan,
+    tokenizer: Done,
+    found: dict[str, Done],
+    lists: dict[str, exclude.Lists],
+    until: str | None,
 ) -> Corpus:
     started = time.perf_counter()
     vocabulary = tokens.load_vocabulary(tokenizer.location)
     corpus = Corpus(engine.run, planned, {}, tokenizer, vocabulary)
     corpus.fetched = found
+    corpus.lists = lists
     corpus.models = {name: models.file_of(done) for name, done in found.items()}
     corpus.backend = choose_backend(vocabulary)
     engine.progress.say(f"tokenizer {planned.recipe.tokenizer.name}: {corpus.backend.reason}")
     corpus.classifiers = training.train(engine, planned, corpus.models, corpus.counter)
     corpus.models |= {name: models.file_of(done) for name, done in corpus.classifiers.items()}
-    steps = (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack)
-    for stage, step in zip(STAGES, steps, strict=True):
-        step(engine, planned, corpus)
-        if stage == until:
+    steps = dict(zip(STAGES, (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack), strict=True))
+    left = list(STAGES)
+    while left:
+        stage = left.pop(0)
+        steps[stage](engine, planned, corpus)
+        if stage in sampling.MEASURED and reading.falls_short(corpus.sources.values(), engine.progress.say):
+            left = list(STAGES)
+        elif stage == until:
             break
     else:
-        check_conservation(corpus)
+        conservation.check(corpus)
+        corpus.lasting += reading.keep_choices(engine, planned, corpus.sources.values(), corpus.tokenizer)
         _report_dropped(engine, corpus)
         corpus.mixture = publish.publish(corpus)
     corpus.seconds = time.perf_counter() - started
-    for done in engine.done.values():
-        corpus.redone[done.stage.name] = done.redone
+    for done in engine.performed:
+        corpus.redone[done.stage.name] = corpus.redone.get(done.stage.name, 0) + done.redone
         if done.redone:
             kind = done.stage.kind
             corpus.cpu_seconds[kind] = corpus.cpu_seconds.get(kind, 0.0) + done.cpu_seconds
@@ -229,6 +273,7 @@ def _stages(
 
 
 def _read(engine: Engine, planned: Plan, corpus: Corpus) -> None:
+    """Read the sources; later, those of which more is wanted now."""
     recipe = planned.recipe
     filters = {
         s.name: models.complete(filtering.filter_settings(s), corpus.models, corpus.counter)
@@ -236,20 +281,29 @@ def _read(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     }
     for name, settings in filters.items():
         filtering.check(recipe, ("sources", name), settings)
-    requests = [
-        filtering.documents_request(engine.run, recipe, s, filters[s.name], corpus.models)
+    if not corpus.sources:
+        chosen = reading.first_choices(engine, planned, filters, corpus.tokenizer)
+    else:
+        chosen = {
+            s.name: s.choice for s in corpus.sources.values() if s.choice and s.choice.n > len(s.plan.splits)
+        }
+    works = [
+        reading.read(engine.run, recipe, s, chosen[s.name], filters[s.name], corpus.models, corpus.tokenizing)
         for s in planned.sources
+        if s.name in chosen
     ]
-    for source, done in zip(planned.sources, engine.perform_all(requests), strict=True):
-        corpus.sources[source.name] = SourceRun(source, filters[source.name], done, done)
+    for name, found in zip(chosen, engine.together(*works), strict=True):
+        done = found.documents
+        corpus.sources[name] = SourceRun(found.plan, filters[name], done, done, choice=found.choice)
 
 
 def _filter(engine: Engine, planned: Plan, corpus: Corpus) -> None:
+    sources = [source for source in corpus.sources.values() if source.filters is source.documents]
     works = [
         filtering.filters_work(planned.recipe, source.plan, source.filter_settings, source.documents)
-        for source in corpus.sources.values()
+        for source in sources
     ]
-    for source, done in zip(corpus.sources.values(), engine.together(*works), strict=True):
+    for source, done in zip(sources, engine.together(*works), strict=True):
         source.filters = done
 
 
@@ -259,23 +313,10 @@ def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
 
 
 def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:
-    append = planned.recipe.tokenizer.append
-    assert corpus.backend is not None
     requests = []
     for source in corpus.sources.values():
-        steps = [done.stage.directory for done in source.steps]
-        upstream = [source.filters.stage.directory, corpus.tokenizer.stage.directory, *steps]
-        stage = Stage(f"tokens.{source.name}", tokens.VERSION, {"append": append}, tuple(upstream))
-        specs = [
-            tokens.TokensSpec(
-                standing=standing,
-                tokenizer=corpus.tokenizer.location,
-                backend=corpus.backend.name,
-                append=append,
-            )
-            for standing in dedup.standings(source)
-        ]
-        requests.append(Request(stage, [Task(s.standing.split, tokens.tokens_task, s) for s in specs]))
+        upstream = [done.stage.directory for done in (source.filters, *source.steps)]
+        requests.append(tokens.request(source.name, dedup.standings(source), upstream, corpus.tokenizing))
     for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
         source.tokens = done
 
@@ -292,30 +333,16 @@ def _shuffle(engine: Engine, planned: Plan, corpus: Corpus) -> None:
         works.append(stream.shuffle(engine, source.name, source.tokens, dtype, recipe.seed, fraction, limit))
     for source, shuffled in zip(corpus.sources.values(), engine.together(*works), strict=True):
         source.shuffled = shuffled
+        tracing.put_partitions(shuffled.done)
 
 
 def _pack(engine: Engine, planned: Plan, corpus: Corpus) -> None:
-    recipe = planned.recipe
-    layout = _layout(recipe, corpus.vocabulary)
-    works = []
-    for source in corpus.sources.values():
-        assert source.shuffled is not None
-        works.append(pack.pack(source.name, source.shuffled, layout, corpus.tokenizer))
-    for source, packed in zip(corpus.sources.values(), engine.together(*works), strict=True):
-        source.packed = packed
-
-
-def _layout(recipe: Recipe, vocabulary: Vocabulary) -> mds.Layout:
-    try:
-        return mds.Layout(
-            dtype=vocabulary.dtype,
-            length=recipe.sequence.length,
-            hashes=tuple(recipe.shards.hashes),
-            compression=recipe.shards.compression,
-            size_limit=recipe.shards.size_limit,
-        )
-    except ValueError as error:
-        raise recipe.located(("shards", "size_limit"), str(error)) from error
+    fields = planned.recipe.mixture.group_by
+    if fields:
+        works = [grouping.groups_work(engine, source, fields) for source in corpus.sources.values()]
+        for source, done in zip(corpus.sources.values(), engine.together(*works), strict=True):
+            source.groups = done
+    mixing.make_shards(engine, corpus)
 
 
 def _report_dropped(engine: Engine, corpus: Corpus) -> None:
@@ -338,41 +365,3 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
         requests.append(Request(stage, [Task(s.standing.split, dropped.dropped_task, s) for s in specs]))
     for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
         source.dropped = done
-
-
-def check_conservation(corpus: Corpus) -> None:
-    """Raises RunError unless every document and token of every source is accounted for."""
-    for source in corpus.sources.values():
-        assert source.tokens is not None
-        assert source.shuffled is not None
-        assert source.packed is not None
-        read, kept, tokenized = source.documents.records, source.filters.records, source.tokens.records
-        streamed = source.shuffled.done.records
-        lost, dropped_by_rule = total(read, "lost") or {}, total(kept, "dropped") or {}
-        duplicates = sum(total(done.records, "dropped", source.name) for done in source.steps)
-        passed_on = total(read, "documents")
-        _equal(source, "rows read, and lost + passed on", total(read, "rows"), sum(lost.values()) + passed_on)
-        decided = sum(dropped_by_rule.values()) + total(kept, "kept")
-        _equal(source, "documents into the filters, and dropped + kept", passed_on, decided)
-        accounted = duplicates + total(tokenized, "documents")
-        _equal(source, "documents kept, and duplicates + tokenized", total(kept, "kept"), accounted)
-        for what in ("documents", "tokens", "text_bytes"):
-            _equal(source, f"{what} tokenized, and in streams", total(tokenized, what), total(streamed, what))
-        length = corpus.recipe.sequence.length
-        for split in pack.SPLITS:
-            available = source.packed.streams[split].n_tokens
-            packed = source.packed.rows(split) * length
-            _equal(
-                source,
-                f"tokens of {split} less remainder, and in shards",
-                available - available % length,
-                packed,
-            )
-
-
-def _equal(source: SourceRun, what: str, left: int, right: int) -> None:
-    if left != right:
-        raise RunError(
-            f"source {source.name!r}: {what}: {left:,} against {right:,}; nothing was published. This is a fault "
-            "of Winnow or of the storage; please report it with RUN/stages"
-        )

@@ -111,25 +111,35 @@ def _begins_with(places: np.ndarray, prefix: Sequence[int]) -> np.ndarray:
     return same
 
 
-def find_cuts(source: str, documents: Done, rules: Sequence[Rule], seed: int) -> Work[dict[int, Cut]]:
-    """The cut of every rule of the last segment that has a fraction, by its index; {} where none has."""
+def find_cuts(
+    source: str, documents: Done, rules: Sequence[Rule], seed: int, part: Sequence[int] | None = None
+) -> Work[dict[int, Cut]]:
+    """The cut of every rule of the last segment that has a fraction, by its index; {} where none has.
+
+    part : numbers of the splits that are looked at, whose records `documents` has; None: all of the source.
+    """
     cuts: dict[int, Cut] = {}
     for index, rule in enumerate(rules):
         if rule.fraction is not None:
-            cut = yield from _find_cut(source, documents, tuple(rules[: index + 1]), dict(cuts), seed)
+            cut = yield from _find_cut(source, documents, tuple(rules[: index + 1]), dict(cuts), seed, part)
             if cut is not None:
                 cuts[index] = cut
     return cuts
 
 
 def _find_cut(
-    source: str, documents: Done, rules: tuple[Rule, ...], cuts: Mapping[int, Cut], seed: int
+    source: str,
+    documents: Done,
+    rules: tuple[Rule, ...],
+    cuts: Mapping[int, Cut],
+    seed: int,
+    part: Sequence[int] | None,
 ) -> Work[Cut | None]:
     """The cut of the last of `rules`; None where no document has a score."""
     prefix: tuple[int, ...] = ()
     left = -1  # documents that are to stay, of those whose places begin with the prefix
     while True:
-        done = yield _round(source, documents, rules, cuts, prefix, False, seed)
+        done = yield _round(source, documents, rules, cuts, prefix, False, seed, part)
         counts = _sum(done)
         if left < 0:
             total = int(counts.sum())
@@ -145,7 +155,7 @@ def _find_cut(
         if len(prefix) == DIGITS:
             return _cut_of(*(_join(prefix[i : i + DIGITS // 2]) for i in (0, DIGITS // 2)))
         if counts[digit] <= LISTED:
-            done = yield _round(source, documents, rules, cuts, prefix, True, seed)
+            done = yield _round(source, documents, rules, cuts, prefix, True, seed, part)
             places = np.concatenate([_read(done, r).reshape(-1, 2) for r in done.records])
             high, low = places[np.lexsort((places[:, 1], places[:, 0]))[left - 1]].tolist()
             return _cut_of(high, low)
@@ -170,14 +180,17 @@ def _round(
     prefix: tuple[int, ...],
     listed: bool,
     seed: int,
+    part: Sequence[int] | None,
 ) -> Request:
     kind = "cut-listed" if listed else "cut"
-    settings = {
+    settings: dict[str, Any] = {
         "rules": [rule_identity(r) for r in rules],
         "cuts": [[i, c.score, c.draw] for i, c in cuts.items()],
         "prefix": list(prefix),
         "seed": seed,
     }
+    if part is not None:
+        settings["splits"] = list(part)
     stage = Stage(
         f"{kind}{len(rules) - 1}-{len(prefix)}.{source}", VERSION, settings, (documents.stage.directory,)
     )

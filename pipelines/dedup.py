@@ -15,7 +15,7 @@ from winnow.pipelines import bloom, decontaminate, exact, lines, minhash, substr
 from winnow.pipelines.dedup_settings import Group, Step
 from winnow.pipelines.earlier import earlier_sources
 from winnow.pipelines.engine import Done, Engine, Work
-from winnow.pipelines.planning import Plan
+from winnow.pipelines.planning import Plan, SourcePlan
 from winnow.pipelines.records import Stage
 from winnow.pipelines.standing import Standing
 
@@ -63,23 +63,28 @@ def rehearse(steps: Sequence[Step]) -> None:
 
 def standings(source: SourceRun, rank: int = 0) -> list[Standing]:
     """The splits of a source behind its filters and the steps that it has gone through."""
-    steps = tuple(done.location for done in source.steps)
+    return standings_of(source.plan, source.documents, source.filters, source.steps, rank)
+
+
+def standings_of(
+    source: SourcePlan, documents: Done, filters: Done, steps: Sequence[Done] = (), rank: int = 0
+) -> list[Standing]:
+    """The same, of the splits that `source` has."""
+    places = tuple(done.location for done in steps)
     return [
         Standing(
             source=source.name,
             rank=rank,
             split=split.index,
             rows=read.counts["documents"],
-            documents=source.documents.location,
-            filters=source.filters.location,
-            steps=steps,
+            documents=documents.location,
+            filters=filters.location,
+            steps=places,
             files=tuple(sorted({(p.id_half, p.file) for p in split.pieces})),
             documents_left=kept.counts["kept"],
             bytes_left=kept.counts["kept_bytes"],
         )
-        for split, read, kept in zip(
-            source.plan.splits, source.documents.records, source.filters.records, strict=True
-        )
+        for split, read, kept in zip(source.splits, documents.records, filters.records, strict=True)
     ]
 
 

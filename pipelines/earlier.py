@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
 from winnow.pipelines.records import SchemaError, completed
+from winnow.pipelines.split_rows import splits_of
 from winnow.pipelines.standing import Standing
 from winnow.shards import storage
 from winnow.shards.inputs import InputError
@@ -68,8 +69,8 @@ def _earlier(run: FinishedRun, source: str) -> Earlier:
     steps = tuple(storage.join(run.location, "stages", d) for d in run.places[source]["dedup"])
     ranks = tuple(sorted(run.file_ranks(source).items()))
     read, kept = completed(documents), completed(filters)
-    facts = next(s for s in run.mixture["sources"] if s["name"] == source)
-    if not all(len(records) == facts["splits"] for records in (read, kept)):
+    splits = splits_of(run, source)
+    if not all(k in records for k in splits for records in (read, kept)):
         raise NotFinishedError(f"{documents} or {filters} is not whole; `winnow run` makes it again")
     standings = [
         Standing(
@@ -84,7 +85,7 @@ def _earlier(run: FinishedRun, source: str) -> Earlier:
             documents_left=kept[split].counts["kept"],
             bytes_left=kept[split].counts["kept_bytes"],
         )
-        for split in range(facts["splits"])
+        for split in splits
     ]
     return Earlier(run.location, f"{shown_name(run.location)}/{source}", source, tuple(standings))
 

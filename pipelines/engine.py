@@ -68,6 +68,9 @@ class Engine:
     executor: Executor
     progress: Progress
     done: dict[str, Done] = field(default_factory=dict)
+    """The stages by name; of a name that came up more than once the last."""
+    performed: list[Done] = field(default_factory=list)
+    """All that were brought to completion or found complete, in order."""
 
     def perform(self, stage: Stage, tasks: Sequence[Task], check: Check | None = None) -> Done:
         """Bring one stage to completion; see `perform_all`."""
@@ -128,7 +131,7 @@ class Engine:
             in_order = [known[i][t.index] for t in request.tasks]
             redone = sum(job.request == i for job in jobs)
             done = Done(request.stage, request.stage.location(self.run), in_order, redone, fresh[i], seconds)
-            self.done[request.stage.name] = done
+            self._note(done)
             answers.append(done)
         return answers
 
@@ -139,10 +142,13 @@ class Engine:
         if len(records) < n_tasks or any(i not in records for i in range(n_tasks)):
             return None
         self.progress.begin(stage.name, n_tasks, n_tasks)
-        done = self.done[stage.name] = Done(
-            stage, location, [records[i] for i in range(n_tasks)], 0, 0.0, 0.0
-        )
+        done = Done(stage, location, [records[i] for i in range(n_tasks)], 0, 0.0, 0.0)
+        self._note(done)
         return done
+
+    def _note(self, done: Done) -> None:
+        self.done[done.stage.name] = done
+        self.performed.append(done)
 
     def _records(
         self, requests: Sequence[Request], jobs: Sequence[Job]

@@ -16,7 +16,7 @@ from typing import Any
 from winnow.filters.catalogue import Rewriting, Segment, measures_of, segments
 from winnow.filters.model_files import ModelFile
 from winnow.filters.rules import Cut, Rule
-from winnow.pipelines import cuts, documents, models, publish, verdicts
+from winnow.pipelines import cuts, documents, listings, models, verdicts
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Request, Work
 from winnow.pipelines.planning import Plan, SourcePlan
@@ -25,6 +25,8 @@ from winnow.pipelines.records import Record, Stage
 from winnow.shards import storage
 from winnow.shards.inputs import InputError
 
+MALFORMED = ("json", "not-an-object", "missing-column", "wrong-type", "utf8", "surrogate", "too-large")
+"""Reasons that count against `max_bad_rows`."""
 Filters = tuple[Any, ...]
 """The settings of a source's filters, in order, each with the model it needs."""
 
@@ -88,7 +90,7 @@ def documents_stage(recipe: Recipe, source: SourcePlan, filters: Filters) -> Sta
         "on_truncated": read.on_truncated,
         "max_document_bytes": read.max_document_bytes,
         "split_bytes": recipe.limits.split_bytes,
-        "files": publish.listing_digest(source),
+        "files": listings.listing_digest(source),
         "segments": [_segment_identity(part, last=part is parts[-1]) for part in parts],
     }
     return Stage(f"documents.{source.name}", documents.VERSION, settings)
@@ -123,19 +125,23 @@ def documents_request(
     until_drop = recipe.signals == "until-drop"
     used = {name: known[name] for settings in filters for name in models.files_of(settings)}
     specs = [documents.DocumentsSpec(s, source.read, filters, used, until_drop) for s in source.splits]
-    publish.put_listing(run, stage, source)
+    listings.put_listing(run, stage, source)
     memory = recipe.limits.task_memory + sum(storage.size(file.path) for file in set(used.values()))
     tasks = [Task(s.split.index, documents.documents_task, s, memory) for s in specs]
     return Request(stage, tasks, _bad_rows_check(recipe, source))
 
 
 def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], None]:
+    splits = {split.index: split for split in source.splits}
+
     def check(record: Record) -> None:
+        if record.index not in splits:  # of a larger part of the source, read before
+            return
         lost = record.counts["lost"]
-        bad = {r: lost[r] for r in publish.MALFORMED if r in lost}
+        bad = {r: lost[r] for r in MALFORMED if r in lost}
         allowed = max(1, int(recipe.max_bad_rows * record.counts["rows"])) if recipe.max_bad_rows else 0
         if sum(bad.values()) > allowed:
-            split = source.splits[record.index]
+            split = splits[record.index]
             files = split.pieces[0].path + (f" … {split.pieces[-1].path}" if len(split.pieces) > 1 else "")
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(bad.items()))
             raise InputError(
@@ -150,7 +156,7 @@ def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], No
 def filters_work(recipe: Recipe, source: SourcePlan, filters: Filters, read: Done) -> Work[Done]:
     """Find the cuts of a source whose documents are there, and decide its last segment."""
     rules = parts_of(recipe, filters)[-1].rules
-    found = yield from cuts.find_cuts(source.name, read, rules, recipe.seed)
+    found = yield from cuts.find_cuts(source.name, read, rules, recipe.seed, source.part)
     seed = recipe.seed if found else 0
     specs = [verdicts.FiltersSpec(s.index, read.location, rules, found, seed) for s in source.splits]
     tasks = [Task(s.split, verdicts.filters_task, s) for s in specs]
@@ -164,4 +170,7 @@ def filters_stage(
     settings: dict[str, Any] = {"rules": [cuts.rule_identity(rule) for rule in rules]}
     if any(rule.fraction is not None for rule in rules):
         settings |= {"seed": recipe.seed, "cuts": [[i, c.score, c.draw] for i, c in found.items()]}
+    if source.part is not None:
+        # What follows depends on which splits there are; the documents' stage is that of the whole source.
+        settings["splits"] = list(source.part)
     return Stage(f"filters.{source.name}", verdicts.VERSION, settings, (read.directory,))

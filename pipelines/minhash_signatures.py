@@ -111,7 +111,7 @@ def signing_stage(source: str, splits: Sequence[Standing], signing: Signing) -> 
 
 def sign(source: str, splits: Sequence[Standing], signing: Signing) -> Work[Done]:
     """Sign the documents of a source, a task for each of its splits."""
-    tasks = [Task(s.split, sign_task, SignSpec(as_signed(s), signing)) for s in splits]
+    tasks = [Task(i, sign_task, SignSpec(as_signed(s), signing)) for i, s in enumerate(splits)]
     return (yield Request(signing_stage(source, splits, signing), tasks))
 
 

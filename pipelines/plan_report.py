@@ -2,36 +2,90 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
+from winnow.pipelines.located import RecipeError
+from winnow.pipelines.mixture_report import Shown, grid_of, in_units, line_of, percent, printed_grids
 from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.plan_dedup import dedup_facts
-from winnow.pipelines.planning import Plan, training_memory
-from winnow.pipelines.report import new_table, output
+from winnow.pipelines.planned_mixture import plan_shares, printed_findings, printed_values, stated_shares
+from winnow.pipelines.planning import Plan, SourcePlan, training_memory
+from winnow.pipelines.report import Column, Grid, output, print_grid
+from winnow.pipelines.sampling import proposals, sampling_facts, sampling_lines
+from winnow.shards import mixture
+
+CSV_HEADER = (
+    "source", "weight", "wanted_proportion", "proportion", "proportion_is_estimate", "tokens_estimate",
+    "heldout_tokens_estimate", "effective_tokens", "epochs_estimate", "unique_factor_estimate",
+    "effective_unique_tokens_estimate", "files", "stored_bytes", "splits", "text_bytes_estimate",
+)  # fmt: skip
+COLUMNS = (
+    Shown("files", Column("files", 8), "{:,}".format),
+    Shown("stored_bytes", Column("stored", 6), show_bytes),
+    Shown("splits", Column("splits", 9), "{:,}".format),
+    Shown("text_bytes", Column("~ text", 5), show_bytes),
+    Shown("tokens", Column("~ tokens", 2), show_count),
+    Shown("heldout_tokens", Column("~ held out", 7), lambda n: show_count(n) if n else ""),
+    Shown("proportion", Column("proportion"), percent),
+    Shown("effective_tokens", Column("effective tokens", 1), show_count),
+    Shown("epochs", Column("~ epochs"), "{:.2f}".format),
+    Shown("unique_factor", Column("~ unique factor", 4), "{:.3f}".format),
+    Shown("wanted", Column("wanted", 3), percent),
+)
+
+
+def _train_estimate(source: SourcePlan) -> int:
+    """Tokens of the source that are not held out; a source with a file has one at least, until it is read."""
+    heldout = source.source.heldout
+    return math.ceil(source.token_estimate * (1 - (heldout.fraction if heldout else 0.0)))
+
+
+def _shares(plan: Plan) -> tuple[list[mixture.Share], list[str]]:
+    """The mixture by estimate, and what there is to say of it. Raises RecipeError for one that cannot be.
+
+    Estimates may be off, so a source that would be repeated too often is no error yet, and it is said.
+    """
+    tokens = {s.name: _train_estimate(s) for s in plan.sources}
+    try:
+        shares = plan_shares(plan.recipe, tokens)
+    except RecipeError as error:
+        if plan.recipe.mixture.max_epochs is None:
+            raise
+        uncapped = plan.recipe.mixture.model_copy(update={"max_epochs": None})
+        shares = plan_shares(plan.recipe.model_copy(update={"mixture": uncapped}), tokens)
+        return shares, [f"by estimate, {error}", *mixture.warnings(shares)]
+    return shares, mixture.warnings(shares)
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
-    """A plan as plain values."""
-    weights = [s.source.weight for s in plan.sources]
-    parts = [w if w is not None else s.token_estimate for w, s in zip(weights, plan.sources, strict=True)]
-    whole = sum(parts) or 1.0
-    available = sum(s.token_estimate for s in plan.sources)
-    budget = plan.recipe.mixture.tokens or available
+    """A plan as plain values. Raises RecipeError for a mixture or a Bloom filter that cannot be."""
+    shares, warnings = _shares(plan)
+    stated = stated_shares(plan.recipe)
     sources = [
         {
             "name": s.name,
             "root": s.root,
             "files": len(s.files),
             "stored_bytes": s.stored_bytes,
-            "splits": len(s.splits),
+            "splits": s.expected.n if s.expected else len(s.splits),
             "partitions": plan.partitions(s),
             "text_bytes_estimate": int(s.text_estimate),
-            "tokens_estimate": int(s.token_estimate),
-            "proportion": part / whole,
-            "effective_tokens": part / whole * budget,
-            "epochs_estimate": part / whole * budget / s.token_estimate if s.token_estimate else 0.0,
+            "tokens_estimate": share.tokens,
+            "heldout_tokens_estimate": max(0, int(s.token_estimate) - share.tokens),
+            "weight": s.source.weight,
+            "wanted": share.wanted,
+            "proportion": share.proportion,
+            "proportion_is_estimate": s.name not in stated or share.proportion != share.wanted,
+            "effective_tokens": share.effective_tokens,
+            "epochs_estimate": share.epochs,
+            "unique_factor_estimate": share.unique_factor,
+            "effective_unique_tokens_estimate": share.effective_unique_tokens,
+            "printed": printed_values(s.source.printed),
         }
-        for s, part in zip(plan.sources, parts, strict=True)
+        for s, share in zip(plan.sources, shares, strict=True)
     ]
     classifiers = {
         name: {
@@ -50,9 +104,17 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "name": plan.recipe.name,
         "classifiers": classifiers,
         "sources": sources,
+        "sampling": sampling_facts(plan),
+        "proposals": proposals(plan, {s.source: s.effective_tokens for s in shares}),
         "dedup": dedup_facts(plan),
-        "budget_tokens": int(budget),
-        "disk_bytes_estimate": int(plan.disk_estimate),
+        "budget_tokens": round(sum(s.effective_tokens for s in shares)),
+        "budget_is_estimate": plan.recipe.mixture.tokens is None,
+        "mixture_groups": [
+            {"name": name, "of": list(group.of)} for name, group in plan.recipe.mixture.groups.items()
+        ],
+        "printed": [asdict(finding) for finding in printed_findings(plan.recipe)],
+        "warnings": warnings,
+        "disk_bytes_estimate": int(plan.disk_estimate(sum(s.effective_tokens for s in shares))),
         "task_memory_bytes": plan.task_memory,
         "ray_memory_bytes": plan.recipe.limits.task_memory,
     }
@@ -78,35 +140,42 @@ def _step_line(step: dict[str, Any]) -> str:
     return line
 
 
-def print_plan(facts: dict[str, Any]) -> None:
+def plan_grids(facts: Mapping[str, Any]) -> list[Grid]:
+    """A row for each source and group, and one for the whole; and the published numbers, where there are any."""
+    planned, wanted = (in_units([s[key] for s in facts["sources"]]) for key in ("proportion", "wanted"))
+    lines = []
+    for s, proportion, before in zip(facts["sources"], planned, wanted, strict=True):
+        estimated = {"proportion"} if s["proportion_is_estimate"] else set()
+        if estimated or facts["budget_is_estimate"]:
+            estimated.add("effective_tokens")
+        counts = {key: s[key] for key in ("name", "files", "stored_bytes", "splits", "effective_tokens")}
+        counts |= {
+            "text_bytes": s["text_bytes_estimate"],
+            "tokens": s["tokens_estimate"],
+            "in_samples": s["tokens_estimate"],
+            "heldout_tokens": s["heldout_tokens_estimate"],
+            "effective_unique_tokens": s["effective_unique_tokens_estimate"],
+            "proportion": proportion,
+            "wanted": before,
+            "estimated": estimated,
+        }
+        lines.append(line_of(counts))
+    grid = grid_of(f"Plan of {facts['name']}", lines, facts["mixture_groups"], COLUMNS)
+    notes = [*grid.notes, *(f"warning: {warning}" for warning in facts["warnings"])]
+    return [replace(grid, notes=notes), *printed_grids(facts)]
+
+
+def csv_rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """By CSV_HEADER, a row for each source."""
+    for source in facts["sources"]:
+        yield dict(source) | {"source": source["name"], "wanted_proportion": source["wanted"]}
+
+
+def print_plan(facts: Mapping[str, Any]) -> None:
     """The plan on standard output; estimates are marked with ~."""
     console = output()
-    table = new_table(f"Plan of {facts['name']}")
-    table.add_column("source", no_wrap=True)
-    for column in (
-        "files",
-        "stored",
-        "splits",
-        "~ text",
-        "~ tokens",
-        "proportion",
-        "effective tokens",
-        "~ epochs",
-    ):
-        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
-    for s in facts["sources"]:
-        table.add_row(
-            s["name"],
-            f"{s['files']:,}",
-            show_bytes(s["stored_bytes"]),
-            f"{s['splits']:,}",
-            show_bytes(s["text_bytes_estimate"]),
-            show_count(s["tokens_estimate"]),
-            f"{s['proportion']:.2%}",
-            show_count(s["effective_tokens"]),
-            f"{s['epochs_estimate']:.2f}",
-        )
-    console.print(table)
+    for grid in plan_grids(facts):
+        print_grid(grid, console)
     for name, classifier in facts["classifiers"].items():
         shown = "; ".join(
             f"{kind} {', '.join(_example(n, e) for n, e in examples.items())}"
@@ -114,6 +183,8 @@ def print_plan(facts: dict[str, Any]) -> None:
         )
         memory = show_bytes(classifier["training_memory_bytes"])
         console.print(f"classifier {name}: trained first, on {shown}; memory ~ {memory}", highlight=False)
+    for line in sampling_lines(facts["sampling"], facts["proposals"]):
+        console.print(line, highlight=False, markup=False)
     for step in facts["dedup"]:
         console.print(_step_line(step), highlight=False)
     console.print(

@@ -7,12 +7,13 @@ rules of thumb (stated beside them), for the decision whether to start.
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from winnow.filters.classifier_training import TrainingOptions
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import EXAMPLES, Recipe, Source
+from winnow.pipelines.sampling import Choice, expected
 from winnow.shards import exchange, storage
 from winnow.shards.inputs import (
     InputError,
@@ -49,24 +50,38 @@ class SourcePlan:
     root: str
     files: list[InputFile]
     splits: list[Split]
+    """In order: all, or of a source that is read in part those that are read."""
     read: ReadSettings
+    expected: Choice | None = None
+    """Of a source with `sample` or `tokens` the splits that are likely to be read."""
+    part: tuple[int, ...] | None = None
+    """Numbers of the splits that are read; None: all."""
 
     @property
     def stored_bytes(self) -> int:
+        """Of all files."""
         return sum(f.size for f in self.files)
 
     @property
     def text_estimate(self) -> float:
-        """Bytes of text, by rule of thumb."""
-        total = 0.0
-        for file in self.files:
-            suffix = next((s for s in EXPANSION if file.path.endswith(s)), "")
-            total += file.size * EXPANSION.get(suffix, 1.0)
-        return total
+        """Bytes of text that are likely to be read, by rule of thumb."""
+        share = (
+            self.expected.bytes / self.expected.of_bytes if self.expected and self.expected.of_bytes else 1.0
+        )
+        return share * text_estimate(self.files)
 
     @property
     def token_estimate(self) -> float:
         return self.text_estimate / BYTES_PER_TOKEN
+
+
+def text_estimate(files: Iterable[InputFile]) -> float:
+    """Bytes of text in files, by rule of thumb."""
+    total = 0.0
+    for file in files:
+        suffix = next((s for s in EXPANSION if file.path.endswith(s)), "")
+        total += file.size * EXPANSION.get(suffix, 1.0)
+    return total
 
 
 @dataclass(frozen=True)
@@ -78,10 +93,15 @@ class Plan:
     examples: dict[str, dict[str, list[SourcePlan]]] = field(default_factory=dict)
     """Of each classifier, its `positive` and its `negative` examples."""
 
-    @property
-    def disk_estimate(self) -> float:
-        """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes four times (flat, runs, stream, shards)."""
-        return sum(0.6 * s.text_estimate + 8 * s.token_estimate for s in self.sources)
+    def disk_estimate(self, drawn: float) -> float:
+        """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes three times (flat, runs, stream), and shards.
+
+        drawn : tokens of the training run, which a mixed stream holds; other shards hold each source once.
+        """
+        tokens = sum(s.token_estimate for s in self.sources)
+        in_shards = drawn if self.recipe.mixture.output == "mixed" else tokens
+        text = sum(s.text_estimate for s in self.sources)
+        return 0.6 * text + 6 * tokens + 2 * in_shards * (1 + len(self.recipe.sequence.also))
 
     @property
     def task_memory(self) -> int:
@@ -149,7 +169,8 @@ def _plan_source(
             raise
         message = f"source {name!r}: cannot be listed: {error}"
         raise recipe.located((*place, "read"), message) from error
-    return SourcePlan(name, source, root, files, splits, read_settings(recipe, source))
+    choice = expected(source, splits, recipe.seed, text_estimate(files) / BYTES_PER_TOKEN)
+    return SourcePlan(name, source, root, files, splits, read_settings(recipe, source), choice)
 
 
 def _root(patterns: list[str], earlier: str | None) -> str:

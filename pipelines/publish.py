@@ -8,39 +8,28 @@ report of the stages that the manifest names.
 from __future__ import annotations
 
 import hashlib
-import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
-from winnow.pipelines import dedup_statistics, models, pack
+from winnow.pipelines import pack
+from winnow.pipelines.listings import listing_digest
+from winnow.pipelines.mixing import layout_of
+from winnow.pipelines.mixture_facts import mixture_facts, stream_specs
 from winnow.pipelines.numbers import show_count
 from winnow.pipelines.planning import Plan, SourcePlan, expand
 from winnow.pipelines.recipe import Read, dump
 from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, canonical, total
-from winnow.shards import feed, mixture, storage
+from winnow.shards import feed, mds, storage
 from winnow.shards.inputs import relative_pattern
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import Corpus, SourceRun
     from winnow.pipelines.engine import Done
 
-MALFORMED = ("json", "not-an-object", "missing-column", "wrong-type", "utf8", "surrogate", "too-large")
-"""Reasons that count against `max_bad_rows`."""
-LISTING_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("location", pa.string()),
-        ("size", pa.uint64()),
-        ("fingerprint", pa.string()),
-        ("id_half", pa.uint64()),
-    ]
-)
 PACKAGES = (
     "winnow",
     "ray",
@@ -59,7 +48,13 @@ def frozen(plan: Plan) -> str:
     """The recipe as YAML with every default, the roots among them, filled in."""
     recipe = plan.recipe
     sources = {
-        s.name: s.source.model_copy(update={"read": _rooted(s), "dedup": _absolute(s.source.dedup)})
+        s.name: s.source.model_copy(
+            update={
+                "read": _rooted(s),
+                "dedup": _absolute(s.source.dedup),
+                "exclude": list(map(storage.absolute, s.source.exclude)),
+            }
+        )
         for s in plan.sources
     }
     return dump(recipe.model_copy(update={"sources": sources, "dedup": _absolute(recipe.dedup)}))
@@ -126,34 +121,6 @@ def _stored_recipe(run: str) -> dict[str, Any]:
     return value
 
 
-def listing_digest(source: SourcePlan) -> str:
-    """What identifies a source's input: path, size and fingerprint of every file, in order."""
-    digest = hashlib.sha256()
-    for file in source.files:
-        digest.update(canonical([file.path, file.size, file.fingerprint]))
-    return digest.hexdigest()
-
-
-def put_listing(run: str, stage: Stage, source: SourcePlan) -> None:
-    """Keep the source's files beside its documents: it maps ids back to files, and gives their order."""
-    place = storage.join(stage.location(run), "files.parquet")
-    if storage.exists(place):
-        return
-    table = pa.table(
-        {
-            "path": [f.path for f in source.files],
-            "location": [f.location for f in source.files],
-            "size": [f.size for f in source.files],
-            "fingerprint": [f.fingerprint for f in source.files],
-            "id_half": [f.id_half(source.name) for f in source.files],
-        },
-        schema=LISTING_SCHEMA,
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.put_bytes(place, buffer.getvalue())
-
-
 def publish(corpus: Corpus) -> dict[str, Any]:
     """Publish a run whose stages are all there; returns what mixture.json holds.
 
@@ -174,128 +141,18 @@ def publish(corpus: Corpus) -> dict[str, Any]:
     return facts
 
 
-def mixture_facts(corpus: Corpus) -> dict[str, Any]:
-    """The mixture statistics: per source what was read, dropped, kept, and what the mixture draws."""
-    recipe = corpus.recipe
-    length = recipe.sequence.length
-    sources = [_source_facts(s, length) for s in corpus.sources.values()]
-    names = [s["name"] for s in sources]
-    tokens = {s["name"]: s["train"]["rows"] * length for s in sources}
-    weights = {n: recipe.sources[n].weight for n in names}
-    try:
-        shares = mixture.mix(names, weights, tokens, recipe.mixture.tokens, recipe.mixture.max_epochs)
-    except mixture.MixtureError as error:
-        raise recipe.located(("mixture",), str(error)) from error
-    for facts, share in zip(sources, shares, strict=True):
-        facts |= {
-            "weight": weights[share.source],
-            "proportion": share.proportion,
-            "effective_tokens": share.effective_tokens,
-            "epochs": share.epochs,
-        }
-    return {
-        "schema": SCHEMA_VERSION,
-        "name": recipe.name,
-        "sequence_length": length,
-        "tokenizer": {"name": recipe.tokenizer.name, "size": corpus.vocabulary.size, "max_id": corpus.vocabulary.max_id,
-                      "dtype": corpus.vocabulary.dtype, "eos_id": corpus.vocabulary.eos_id},
-        "budget_tokens": int(sum(s.effective_tokens for s in shares)),
-        "epoch_rows": mixture.epoch_rows(shares, length),
-        "sources": sources,
-        "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
-        "dedup": dedup_statistics.of_groups(recipe, corpus.sources, corpus.lasting),
-    }  # fmt: skip
-
-
-def _source_facts(source: SourceRun, length: int) -> dict[str, Any]:
-    assert source.tokens is not None
-    assert source.shuffled is not None
-    assert source.packed is not None
-    read, kept = source.documents.records, source.filters.records
-    return {
-        "name": source.name,
-        "files": len(source.plan.files),
-        "splits": len(source.plan.splits),
-        "stored_bytes": total(read, "stored_bytes"),
-        "rows": total(read, "rows"),
-        "text_bytes": total(read, "text_bytes"),
-        "truncated_files": sorted({f for r in read for f in r.counts["truncated"]}),
-        "lost": total(read, "lost") or {},
-        "lost_bytes": total(read, "lost_bytes") or {},
-        "rewritten_chars": total(read, "rewritten_chars") or {},
-        "dropped": total(kept, "dropped") or {},
-        "dropped_bytes": total(kept, "dropped_bytes") or {},
-        "failing": _added(total(read, "failing") or {}, total(kept, "failing") or {}),
-        "only": _added(total(read, "only") or {}, total(kept, "only") or {}),
-        "details": _details((*read, *kept)),
-        "duplicates": sum(total(done.records, "dropped", source.name) for done in source.steps),
-        "dedup": dedup_statistics.of_source(source),
-        "kept_documents": total(source.tokens.records, "documents"),
-        "kept_bytes": total(source.tokens.records, "text_bytes"),
-        "tokens": total(source.tokens.records, "tokens"),
-    } | {split: _split_facts(source, split, length) for split in pack.SPLITS}
-
-
-def _added(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
-    return {key: a.get(key, 0) + b.get(key, 0) for key in sorted(a | b)}
-
-
-def _details(records: Sequence[Record]) -> dict[str, dict[str, int]]:
-    """By first failing rule, where it has a detail: documents by that."""
-    rules = sorted({rule for record in records for rule in record.counts.get("details", {})})
-    return {rule: total(records, "details", rule) for rule in rules}
-
-
-def _classifier_facts(done: Done) -> dict[str, Any]:
-    """What a classifier of the recipe was trained on, and how it does on the examples held out."""
-    report = orjson.loads(storage.read_bytes(storage.join(done.location, "report.json")))
-    return {"model": f"stages/{done.stage.directory}/{models.FILE}", **report}
-
-
-def _split_facts(source: SourceRun, split: str, length: int) -> dict[str, int]:
-    assert source.shuffled is not None
-    assert source.packed is not None
-    records: list[Record] = source.shuffled.split(split)
-    tokens = total(records, "tokens")
-    rows = source.packed.rows(split)
-    return {
-        "documents": total(records, "documents"),
-        "tokens": tokens,
-        "rows": rows,
-        "shards": len(source.packed.entries[split]),
-        "remainder_tokens": tokens - rows * length,
-    }
-
-
 def _streams_yaml(corpus: Corpus, facts: dict[str, Any]) -> str:
-    recipe = corpus.recipe
-    hashes = recipe.shards.hashes
-    common: dict[str, Any] = {
-        "eos_id": facts["tokenizer"]["eos_id"],
-        "validate_hash": hashes[0] if hashes else None,
-    }
-    specs: dict[str, list[feed.StreamSpec]] = {split: [] for split in pack.SPLITS}
-    for source in facts["sources"]:
-        packed = corpus.sources[source["name"]].packed
-        assert packed is not None
-        for split in pack.SPLITS:
-            if source[split]["rows"] and source["proportion"] > 0:
-                specs[split].append(
-                    feed.StreamSpec(
-                        name=source["name"],
-                        location=packed.done.location,
-                        split=split,
-                        samples=source[split]["rows"],
-                        proportion=source["proportion"],
-                    )
-                )
-    length = recipe.sequence.length
-    blocks = {
-        "train_loader": feed.train_loader(specs["train"], facts["epoch_rows"], length, recipe.seed, **common)
-    }
-    if specs["val"]:
-        blocks["eval_loader"] = feed.eval_loader(specs["val"], length, **common)
-    lines = [f"# {recipe.name}: {facts['epoch_rows']:,} samples of {length} tokens an epoch"]
+    """The blocks that a trainer reads: of the main packing, of further lengths, of a curriculum's later phases."""
+    blocks: dict[str, Any] = _blocks(corpus, 0)
+    if corpus.recipe.sequence.curriculum:
+        phases = [_blocks(corpus, i)["train_loader"] for i in range(len(corpus.mixings))]
+        if len(phases) > 1:
+            blocks["curriculum"] = feed.curriculum(phases)
+    elif len(corpus.mixings) > 1:
+        blocks["lengths"] = {m.packing.length: _blocks(corpus, i) for i, m in enumerate(corpus.mixings) if i}
+    lines = [
+        f"# {facts['name']}: {facts['epoch_rows']:,} samples of {facts['sequence_length']} tokens an epoch"
+    ]
     lines += [
         f"#   {s['name']}: {s['train']['rows']:,} samples, {s['proportion']:.4f} of the mixture, "
         f"{show_count(s['effective_tokens'])} tokens drawn, {s['epochs']:.2f} epochs"
@@ -304,37 +161,76 @@ def _streams_yaml(corpus: Corpus, facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n" + yaml.safe_dump(blocks, sort_keys=False, width=1000)
 
 
+def _blocks(corpus: Corpus, number: int) -> dict[str, Any]:
+    """`train_loader` and, where rows are held out, `eval_loader` of one packing."""
+    recipe, drawn = corpus.recipe, corpus.mixings[number]
+    length, hashes = drawn.packing.length, recipe.shards.hashes
+    common: dict[str, Any] = {
+        "eos_id": corpus.vocabulary.eos_id,
+        "validate_hash": hashes[0] if hashes else None,
+    }
+    train, val = (stream_specs(corpus, number, split) for split in pack.SPLITS)
+    if drawn.published:
+        blocks = {"train_loader": feed.mixed_loader(train[0], length, **common)}
+    else:
+        layout = layout_of(recipe, corpus.vocabulary, drawn.packing)
+        blocks = {
+            "train_loader": feed.train_loader(
+                train,
+                drawn.epoch_rows,
+                length,
+                recipe.seed,
+                rows_per_shard=mds.rows_per_shard(layout),
+                **common,
+            )
+        }
+    if val:
+        blocks["eval_loader"] = feed.eval_loader(val, length, **common)
+    return blocks
+
+
+def _reports(source: SourceRun) -> list[Done]:
+    """The stages whose files RUN/dropped shows."""
+    assert source.dropped is not None
+    return [source.dropped] + ([source.excluded.found] if source.excluded else [])
+
+
 def _put_dropped(corpus: Corpus) -> None:
     """Bring RUN/dropped in line with the stages: copies of theirs, nothing else."""
     root = storage.join(corpus.location, "dropped")
     there = storage.list_files(root)
     wanted: set[str] = set()
     for source in corpus.sources.values():
-        assert source.dropped is not None
-        mark = source.dropped.stage.directory.rsplit("-", 1)[1]
-        for record in source.dropped.records:
-            for name, (size, _) in record.outputs.items():
-                target = f"{source.name}/{mark}-{name.removeprefix('dropped-')}"
-                wanted.add(target)
-                if there.get(target) != size:
-                    storage.copy(storage.join(source.dropped.location, name), storage.join(root, target))
+        for done in _reports(source):
+            mark = done.stage.directory.rsplit("-", 1)[1]
+            for record in done.records:
+                for name, (size, _) in record.outputs.items():
+                    target = f"{source.name}/{mark}-{name.removeprefix('dropped-')}"
+                    wanted.add(target)
+                    if there.get(target) != size:
+                        storage.copy(storage.join(done.location, name), storage.join(root, target))
     for name in there.keys() - wanted:
         storage.remove(storage.join(root, name))
 
 
 def _manifest(corpus: Corpus) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
+    parts: list[Done | None] = []
     for source in corpus.sources.values():
-        shuffled, packed = source.shuffled, source.packed
-        assert shuffled is not None
-        assert packed is not None
-        parts = (source.documents, source.filters, *source.steps, source.tokens, shuffled.done, packed.done)
-        for done in (*parts, source.dropped):
-            if done is not None and all(s["directory"] != done.stage.directory for s in stages):
-                stages.append(_stage_facts(done.stage, done.records))
+        assert source.shuffled is not None
+        parts += [source.documents, source.filters, *source.steps, source.tokens, source.shuffled.done]
+        for shards in source.shards:
+            parts += [shards.packed.arranged.done, shards.packed.done, shards.published.done]
+        if source.excluded:
+            parts += [source.excluded.done, source.excluded.found]
+        parts += [source.groups, source.dropped]
+    for drawn in corpus.mixings:
+        parts += [made.done for made in (drawn.mixed, drawn.left) if made]
     assert corpus.backend is not None
-    others = (corpus.tokenizer, *corpus.classifiers.values(), *corpus.fetched.values(), *corpus.lasting)
-    stages += [_stage_facts(done.stage, done.records) for done in others]
+    parts += [corpus.tokenizer, *corpus.classifiers.values(), *corpus.fetched.values(), *corpus.lasting]
+    for done in parts:
+        if done is not None and all(s["directory"] != done.stage.directory for s in stages):
+            stages.append(_stage_facts(done.stage, done.records))
     inputs = [
         {
             "source": s.name,
@@ -352,6 +248,7 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
         "inputs": inputs,
         "stages": stages,
         "sources": [_places(s) for s in corpus.sources.values()],
+        "streams": list(_streams(corpus)),
         "backend": {"name": corpus.backend.name, "reason": corpus.backend.reason},
         "versions": versions(),
         "machine": platform.machine(),
@@ -362,7 +259,6 @@ def _places(source: SourceRun) -> dict[str, Any]:
     """What reading a finished run needs to find a source's parts."""
     assert source.tokens is not None
     assert source.shuffled is not None
-    assert source.packed is not None
     return {
         "name": source.name,
         "documents": source.documents.stage.directory,
@@ -370,10 +266,38 @@ def _places(source: SourceRun) -> dict[str, Any]:
         "dedup": [done.stage.directory for done in source.steps],
         "tokens": source.tokens.stage.directory,
         "stream": source.shuffled.done.stage.directory,
-        "shards": source.packed.done.stage.directory,
+        "shards": source.shards[0].published.done.stage.directory,
+        "exclude": source.excluded.done.stage.directory if source.excluded else None,
         "train_partitions": source.shuffled.train_partitions,
         "partition_bounds": [str(b) for b in source.shuffled.bounds.tolist()],
     }
+
+
+def _streams(corpus: Corpus) -> Iterator[dict[str, Any]]:
+    """Every published stream of every packing: where its shards are, and what must be in them."""
+    for number, drawn in enumerate(corpus.mixings):
+        way = {"packing": drawn.packing.name, "length": drawn.packing.length}
+        for source in corpus.sources.values():
+            shards = source.shards[number]
+            for split in pack.SPLITS:
+                if n := len(shards.published.entries[split]):
+                    yield way | {
+                        "name": source.name,
+                        "split": split,
+                        "directory": shards.published.done.stage.directory,
+                        "shards": n,
+                        "rows": shards.rows(split),
+                        "tokens": shards.tokens(split),
+                    }
+        if drawn.published:
+            yield way | {
+                "name": "mixed",
+                "split": "train",
+                "directory": drawn.published.done.stage.directory,
+                "shards": len(drawn.published.entries["train"]),
+                "rows": drawn.published.rows("train"),
+                "tokens": total(drawn.published.done.records, "tokens"),
+            }
 
 
 def _stage_facts(stage: Stage, records: list[Record]) -> dict[str, Any]:
@@ -398,20 +322,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def torn(run: str, manifest: dict[str, Any]) -> list[str]:
-    """The published files that are not those the manifest was written after."""
-    return [
-        name
-        for name, digest in manifest["published"].items()
-        if hashlib.sha256(storage.read_bytes(storage.join(run, name))).hexdigest() != digest
-    ]
-
-
-def read_json(run: str, name: str) -> dict[str, Any]:
-    """A published JSON file. Raises FileNotFoundError, or SchemaError for another schema version."""
-    value = orjson.loads(storage.read_bytes(storage.join(run, name)))
-    if value.get("schema") != SCHEMA_VERSION:
-        raise SchemaError(f"{run}/{name}: schema {value.get('schema')}, this Winnow reads {SCHEMA_VERSION}")
-    return value

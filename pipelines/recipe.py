@@ -27,8 +27,10 @@ from pydantic import (
 )
 from winnow.filters.catalogue import FILTERS, segments
 from winnow.filters.classifier_training import TrainingOptions
+from winnow.pipelines import packings
 from winnow.pipelines.dedup_settings import Dedup, SourceDedup, Step, contradictions, filled, steps_of
 from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, wording
+from winnow.pipelines.mixture_settings import Mixture, Printed, PrintedRun, Weight, mixture_mistakes
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 
 EXAMPLES = ("positive", "negative")
@@ -65,13 +67,35 @@ class Tokenizer(Settings):
     eos_token: Text | None = None
     bos_token: Text | None = None
     """The control tokens' names where the file's own are not the usual ones."""
+    pad_token: Text | None = None
+    """What fills samples up with `pack: pad` and `best-fit`; default: the file's padding token."""
+    model_vocab: Annotated[Count, Field(ge=1)] | None = None
+    """Rows of the model's embedding, padding among them (MPT-7B: 50,432); one more than the largest id, or more."""
+
+
+Length = Annotated[Count, Field(ge=2, le=1 << 20)]
+
+
+class Phase(Settings):
+    """A part of the training run with samples of one length."""
+
+    length: Length
+    """Tokens per sample."""
+    share: Annotated[Fraction, Field(gt=0, le=1)]
+    """Of the run's tokens."""
 
 
 class Sequence_(Settings):
-    length: Annotated[Count, Field(ge=2, le=1 << 20)] = 2048
+    length: Length = 2048
     """Tokens per sample."""
-    pack: Literal["concat"] = "concat"
-    """Documents of a source one after the other, cut every `length` tokens (MPT-7B's way)."""
+    pack: Literal["concat", "pad", "best-fit"] = "concat"
+    """`concat`: documents of a source one after the other, cut every `length` tokens (MPT-7B's way). `pad`: each
+    document begins a sample, what is left of it is filled up. `best-fit`: documents whole in samples as far as they
+    fit, the few longer ones cut (Ding et al. 2024, arXiv:2404.10830)."""
+    also: list[Length] = []
+    """Further lengths: the same tokens cut once more, as a corpus of their own in `streams.yaml`."""
+    curriculum: list[Phase] = []
+    """Phases of the run in order, each with a part of every source for itself; `length` is then that of none."""
 
 
 def _as_list(value: Any) -> Any:
@@ -165,8 +189,17 @@ class Source(Settings):
     """Applied in order; every signal and verdict is stored."""
     dedup: SourceDedup = SourceDedup()
     heldout: Heldout | None = None
-    weight: Annotated[Number, Field(gt=0)] | None = None
-    """Share of the tokens drawn in training. All sources have one (they are normalised), or none (by size)."""
+    sample: Annotated[Fraction, Field(gt=0, le=1)] | None = None
+    """Share of the source's stored bytes to read: whole splits in hashed order."""
+    tokens: Annotated[Count, Field(gt=0)] | None = None
+    """Read whole splits in hashed order until so many tokens are there after filters and dedup; or all, with a
+    warning, if there are not as many."""
+    exclude: Annotated[list[Text], BeforeValidator(_as_list)] = []
+    """Files that list documents to take out of the shards, a line each: an id, a key or a URL."""
+    weight: Weight | None = None
+    """What it means is for `mixture.weights` to say. All sources of a group have one, or none."""
+    printed: Printed | None = None
+    """What was published about this source."""
 
 
 class Examples(Settings):
@@ -188,15 +221,6 @@ class Classifier(Settings):
     """Share of the examples that the classifier is tested on, and not trained."""
     options: TrainingOptions = TrainingOptions.model_validate({})
     """fastText's, with DCLM's values."""
-
-
-class Mixture(Settings):
-    tokens: Annotated[Count, Field(gt=0)] | None = None
-    """The training run's tokens; default: as many as there are."""
-    max_epochs: Annotated[Number, Field(gt=0)] | None = None
-    """The run stops when a source would have to be repeated more often."""
-    output: Literal["streams"] = "streams"
-    """A stream of shards per source, mixed by the trainer's loader in the shares of `streams.yaml`."""
 
 
 class Shards(Settings):
@@ -223,7 +247,8 @@ class Shards(Settings):
 
 class Limits(Settings):
     """What bounds memory and the size of a piece of work. Of these only `max_document_bytes` decides which
-    documents stay; shards are the same for any of the others."""
+    documents stay, and `split_bytes` which are read of a source with `sample` or `tokens`; shards are the same for
+    any of the others."""
 
     split_bytes: Annotated[Bytes, Field(ge=1 << 10)] = 64 * 10**6
     """Stored bytes of input that one task reads; large plain JSONL and Parquet files are cut to it."""
@@ -245,6 +270,8 @@ class Recipe(Settings):
     sources: Annotated[dict[SourceName, Source], Field(min_length=1)]
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
+    printed: PrintedRun | None = None
+    """What was published about the training run."""
     shards: Shards = Shards()
     limits: Limits = Limits()
     max_bad_rows: Fraction = 0.01
@@ -331,6 +358,14 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     """Mistakes that no single field shows."""
     found: list[tuple[tuple[str | int, ...], str]] = []
     found += contradictions(recipe.dedup, {name: source.dedup for name, source in recipe.sources.items()})
+    found += [
+        (
+            ("sources", name, "tokens"),
+            f"source {name!r} has a `sample` and `tokens`; one of them says how much is read",
+        )
+        for name, source in recipe.sources.items()
+        if source.sample is not None and source.tokens is not None
+    ]
     for owner, used in lists_of_filters(recipe):
         try:
             segments([f.settings for f in used], until_drop=recipe.signals == "until-drop")
@@ -339,10 +374,10 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
         found += [((*owner, "filters", i), m) for i, m in _unfit_for_examples(recipe, owner, used)]
     if not found:
         found += _unknown_scores(recipe)
-    weighted = [n for n, s in recipe.sources.items() if s.weight is not None]
-    if weighted and len(weighted) != len(recipe.sources):
-        without = next(n for n in recipe.sources if n not in weighted)
-        found.append((("sources", without), f"source {without!r} has no weight, but {weighted[0]!r} has one"))
+    found += packings.contradictions(recipe)
+    if recipe.mixture.output == "mixed" and "mixed" in recipe.sources:
+        found.append((("sources", "mixed"), "`mixed` is the stream of all sources; name this one otherwise"))
+    found += mixture_mistakes(recipe.mixture, {name: s.weight for name, s in recipe.sources.items()})
     if recipe.tokenizer.append in ("none", "bos") and recipe.tokenizer.eos_token:
         found.append(
             (("tokenizer", "eos_token"), f"eos_token is given, but append is {recipe.tokenizer.append!r}")

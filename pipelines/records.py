@@ -26,7 +26,7 @@ import orjson
 import xxhash
 from winnow.shards import storage
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RECORDS = "records"
 
 

@@ -1,22 +1,35 @@
-"""How is a mixture shown?
+"""How are tables shown: on a terminal, in Markdown, as CSV and JSON?
 
-The table has the shape of MPT-7B's (huggingface.co/mosaicml/mpt-7b): source, tokens in source, proportion, effective
-tokens, epochs; the funnel says what became of the documents of each source.
+On a terminal a table has as many of its columns as have room, and every cell of them whole. Names and values may be
+anybody's: none of them reaches a terminal as a command, a spreadsheet as a formula, or GitHub as markup.
+`print_report` says all about a run: the mixture (mixture_report.py), the funnel of what became of the documents,
+dedup (dedup_report.py), classifiers.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.table import Table
-from winnow.pipelines.numbers import show_bytes, show_count
+from rich.text import Text
+from winnow.pipelines.numbers import show_bytes
 
-MANY_EPOCHS = 4.0
-"""Up to four passes over the same text are almost as good as new text (Muennighoff et al. 2023, arXiv:2305.16264)."""
-
-
+FORMATS = ("table", "json", "csv", "markdown")
+SHORTEST = 8
+"""Characters of a name that stay, at least, where it is cut to make room for numbers."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
+"""What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection"), and what prevents it."""
+OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls that JSON allows in a string as they are: of terminals, and of the direction of writing."""
 PIPE_COLUMNS = 1000
 """Width where nobody has one: a file or a pipe takes every table whole (rich would break it at 80)."""
 
@@ -42,50 +55,145 @@ def new_table(title: str) -> Table:
     )
 
 
-def mixture_table(facts: dict[str, Any]) -> Table:
-    """The mixture, a row per source."""
-    table = new_table(f"Mixture of {facts['name']}")
-    table.add_column("source", no_wrap=True)
-    for column in (
-        "tokens in source",
-        "proportion",
-        "effective tokens",
-        "epochs",
-        "samples",
-        "held out",
-        "shards",
-    ):
-        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
-    for source in facts["sources"]:
-        table.add_row(
-            source["name"],
-            show_count(source["tokens"]),
-            f"{source['proportion']:.2%}",
-            show_count(source["effective_tokens"]),
-            f"{source['epochs']:.2f}",
-            f"{source['train']['rows']:,}",
-            f"{source['val']['rows']:,}",
-            str(source["train"]["shards"] + source["val"]["shards"]),
+@dataclass(frozen=True, slots=True)
+class Column:
+    heading: str
+    rank: int = 0
+    """Where a terminal is too narrow, columns go by rank, the highest first; those of rank 0 stay."""
+    is_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table before it is known where it is shown. Cells may hold anything: names and values are somebody else's."""
+
+    title: str
+    columns: Sequence[Column]
+    sections: Sequence[Sequence[Sequence[str]]]
+    """Rows of cells; a cell per column."""
+    notes: Sequence[str] = ()
+    """What is said below it, a line each."""
+
+    def without_blanks(self) -> Grid:
+        """The same without columns in which every cell is empty, and without empty sections."""
+        rows = [row for section in self.sections for row in section]
+        return replace(
+            self.only([i for i in range(len(self.columns)) if any(row[i] for row in rows)]),
+            title=self.title,
         )
-    table.add_section()
-    table.add_row(
-        "total",
-        show_count(sum(s["tokens"] for s in facts["sources"])),
-        f"{sum(s['proportion'] for s in facts['sources']):.2%}",
-        show_count(facts["budget_tokens"]),
-        "",
-        f"{sum(s['train']['rows'] for s in facts['sources']):,}",
-        f"{sum(s['val']['rows'] for s in facts['sources']):,}",
-        str(sum(s["train"]["shards"] + s["val"]["shards"] for s in facts["sources"])),
+
+    def only(self, kept: Sequence[int]) -> Grid:
+        """The same with some columns, by number."""
+        sections = [[[row[i] for i in kept] for row in section] for section in self.sections if section]
+        return replace(self, columns=[self.columns[i] for i in kept], sections=sections)
+
+
+def one_line(text: str) -> str:
+    """Text that a terminal shows and does not obey, on one line: blanks for whitespace, other controls as escapes."""
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
     )
-    notes = [
-        f"{facts['epoch_rows']:,} samples of {facts['sequence_length']:,} tokens in an epoch of the trainer"
+
+
+def print_grid(grid: Grid, console: Console) -> None:
+    """The table with as many of its columns as have room, then the notes."""
+    table, left_out = fitted(grid, console.width)
+    console.print(table)
+    notes = [*grid.notes, *([f"no room for: {', '.join(left_out)}"] if left_out else [])]
+    for note in notes:
+        console.print(Text(one_line(note)))
+
+
+def fitted(grid: Grid, width: int) -> tuple[Table, list[str]]:
+    """(table whose cells are whole at this width, headings of the columns left out for it).
+
+    Where even the columns of rank 0 have no room, names are cut, down to SHORTEST characters; then numbers are, too.
+    """
+    shown = replace(
+        grid, sections=[[[one_line(cell) for cell in row] for row in section] for section in grid.sections]
+    )
+    kept = list(range(len(grid.columns)))
+    while _width(_cell_widths(shown, kept)) > width and any(grid.columns[i].rank for i in kept):
+        kept.remove(max(kept, key=lambda i: (grid.columns[i].rank, i)))
+    table = new_table("")
+    table.title = Text(one_line(grid.title))
+    widths = _cell_widths(shown, kept)
+    one_line_headings = [max(w, cell_len(grid.columns[i].heading)) for w, i in zip(widths, kept, strict=True)]
+    if _width(one_line_headings) <= width:
+        widths = one_line_headings
+    for at, i in enumerate(kept):
+        if grid.columns[i].is_text and _width(widths) > width:
+            widths[at] = max(SHORTEST, widths[at] - (_width(widths) - width))
+    fits = _width(widths) <= width
+    for i, own in zip(kept, widths, strict=True):
+        column = grid.columns[i]
+        justify: JustifyMethod = "left" if column.is_text else "right"
+        cut = column.is_text or not fits
+        table.add_column(Text(column.heading), justify=justify, width=own if fits else None, no_wrap=cut)
+    for section in shown.sections:
+        for row in section:
+            table.add_row(*(Text(row[i]) for i in kept))
+        table.add_section()
+    return table, [column.heading for i, column in enumerate(grid.columns) if i not in kept]
+
+
+def _cell_widths(grid: Grid, kept: Sequence[int]) -> list[int]:
+    """Columns of a terminal that each column needs, its heading on several lines."""
+    rows = [row for section in grid.sections for row in section]
+    return [
+        max(map(cell_len, [*grid.columns[i].heading.split(), *(row[i] for row in rows)]), default=0)
+        for i in kept
     ]
-    many = [s["name"] for s in facts["sources"] if s["epochs"] > MANY_EPOCHS]
-    if many:
-        notes.append(f"more than {MANY_EPOCHS:g} epochs: {', '.join(many)}")
-    table.caption = "\n".join(notes)
-    return table
+
+
+def _width(widths: Sequence[int]) -> int:
+    """Of a table of `new_table`: three blanks between columns, one at either edge."""
+    return sum(widths) + 3 * (len(widths) - 1) + 2
+
+
+def markdown(grid: Grid) -> str:
+    """The table as GitHub renders it. No cell becomes markup: what would be is escaped."""
+    rows = [row for section in grid.sections for row in section]
+    lines = [[c.heading for c in grid.columns], *rows]
+    shown = ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines]
+    marks = "| " + " | ".join("---" if c.is_text else "---:" for c in grid.columns) + " |"
+    notes = [f"- {_escaped(note)}" for note in grid.notes]
+    return "\n".join(
+        [f"**{_escaped(grid.title)}**", "", shown[0], marks, *shown[1:], *([""] if notes else []), *notes]
+    )
+
+
+def _escaped(text: str) -> str:
+    # An underscore inside a word is none of Markdown's marks, and most names have one.
+    return re.sub(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(text))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as RFC 4180 has them: CRLF, quotes where they are needed; None is empty, numbers are as Python writes them.
+
+    Text that begins with one of FORMULA gets an apostrophe before it, and a spreadsheet takes it for text: whoever
+    reads the file takes the first apostrophe away. Numbers are never touched.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_harmless(row.get(name)) for name in header])
+    return file.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def json_text(value: Any) -> str:
+    """JSON in which every character that a terminal could obey is an escape."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def funnel_table(facts: dict[str, Any]) -> Table:
@@ -134,9 +242,11 @@ def classifier_lines(facts: dict[str, Any]) -> list[str]:
 def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
     """The tables, what dedup found, and how classifiers do, on standard output."""
     from winnow.pipelines.dedup_report import print_dedup
+    from winnow.pipelines.mixture_report import mixture_grids
 
     console = console or output()
-    console.print(mixture_table(facts))
+    for grid in mixture_grids(facts):
+        print_grid(grid, console)
     console.print(funnel_table(facts))
     print_dedup(facts, console)
     for line in classifier_lines(facts):

@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from winnow.pipelines.documents import name
-from winnow.pipelines.finished import NotFinishedError
+from winnow.pipelines.finished import FinishedRun, NotFinishedError
 from winnow.shards import storage, tables
 
 Found = dict[bytes, tuple[int, pa.Table]]
@@ -87,11 +88,25 @@ def texts_of_rows(documents: str, split: int, rows: Collection[int]) -> dict[int
     return {row: batch.column("text")[0].as_py() for row, batch in found.items()}
 
 
-def splits_to_search(documents: str, splits: int, ranks: Mapping[int, int], id_: bytes) -> list[int]:
+def splits_of(run: FinishedRun, source: str) -> Sequence[int]:
+    """The numbers of the splits of a source that were read, ascending. Raises NotFinishedError."""
+    facts = next(s for s in run.mixture["sources"] if s["name"] == source)
+    settings = run.recipe.sources[source]
+    if settings.sample is None and settings.tokens is None:
+        return range(facts["splits"])
+    place = storage.join(run.stage(source, "filters"), "stage.json")
+    with readable(place):
+        identity = orjson.loads(storage.read_bytes(place))["settings"]
+    return identity.get("splits") or range(facts["splits"])
+
+
+def splits_to_search(
+    documents: str, splits: Sequence[int], ranks: Mapping[int, int], id_: bytes
+) -> list[int]:
     """The splits that may hold a row, at most two, the likelier one first.
 
     documents : location of the documents stage.
-    splits : how many the source has.
+    splits : numbers of those that were read, ascending.
     ranks : first half of an id -> the file's place in the listing.
 
     Raises NotFinishedError.
@@ -102,13 +117,13 @@ def splits_to_search(documents: str, splits: int, ranks: Mapping[int, int], id_:
 
     some: dict[int, bytes | None] = {}
 
-    def some_id(split: int) -> bytes | None:
-        if split not in some:
-            some[split] = _some_id(documents, split)
-        return some[split]
+    def some_id(at: int) -> bytes | None:
+        if at not in some:
+            some[at] = _some_id(documents, splits[at])
+        return some[at]
 
     # Any id of a split tells on which side of it to go on: all of one split come before all of the next.
-    low, high = 0, splits
+    low, high = 0, len(splits)
     while low < high:
         probe = middle = (low + high) // 2
         while probe < high and some_id(probe) is None:
@@ -119,8 +134,8 @@ def splits_to_search(documents: str, splits: int, ranks: Mapping[int, int], id_:
         else:
             low = probe + 1
     before = next((k for k in range(low - 1, -1, -1) if some_id(k) is not None), None)
-    after = next((k for k in range(low, splits) if some_id(k) is not None), None)
-    return [k for k in (before, after) if k is not None]
+    after = next((k for k in range(low, len(splits)) if some_id(k) is not None), None)
+    return [splits[k] for k in (before, after) if k is not None]
 
 
 def _some_id(documents: str, split: int) -> bytes | None:

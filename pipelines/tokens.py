@@ -10,6 +10,7 @@ Memory: an Arrow batch of text and what the encoder makes of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,8 +19,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name, offsets, text_hashes
-from winnow.pipelines.records import Outputs
+from winnow.pipelines.engine import Done, Request
+from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, texts_of
 from winnow.shards import storage, tables
 from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
@@ -39,6 +42,7 @@ class TokenizerSpec:
     source: TokenizerSource
     eos_token: str | None
     bos_token: str | None
+    pad_token: str | None = None
 
 
 def tokenizer_task(spec: TokenizerSpec, outputs: Outputs) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def _facts(spec: TokenizerSpec, vocabulary: Vocabulary) -> dict[str, Any]:
 
 def vocabulary_of(spec: TokenizerSpec) -> Vocabulary:
     """The vocabulary of a tokenizer with the recipe's choice of control tokens."""
-    return prepare(spec.source, eos_token=spec.eos_token, bos_token=spec.bos_token)
+    return prepare(spec.source, eos_token=spec.eos_token, bos_token=spec.bos_token, pad_token=spec.pad_token)
 
 
 @lru_cache(maxsize=4)
@@ -164,3 +168,24 @@ def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
             counts["text_bytes"] += int(pc.sum(sizes).as_py() or 0)
             counts["tokens"] += len(ids)
     return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizing:
+    """How a run's documents become tokens."""
+
+    tokenizer: Done
+    backend: str
+    append: str
+
+
+def request(
+    source: str, standings: Sequence[Standing], upstream: Sequence[str], tokenizing: Tokenizing
+) -> Request:
+    """The stage of a source's tokens; `upstream` are directories of its filters and steps of dedup."""
+    first, *steps = upstream
+    inputs = (first, tokenizing.tokenizer.stage.directory, *steps)
+    stage = Stage(f"tokens.{source}", VERSION, {"append": tokenizing.append}, inputs)
+    location = tokenizing.tokenizer.location
+    specs = [TokensSpec(s, location, tokenizing.backend, tokenizing.append) for s in standings]
+    return Request(stage, [Task(s.standing.split, tokens_task, s) for s in specs])

@@ -1,20 +1,15 @@
 """How does a trainer read the shards?
 
 Makes the blocks that llm-foundry takes from YAML, and opens the same blocks with mosaicml-streaming
-alone (the `train` extra). `streams.yaml` holds `train_loader` and, where rows are held out,
-`eval_loader`. A block names *streams*, one directory of shards each; the training one also the share
-of an epoch's rows that each stream gives: the trainer mixes while it reads.
+alone (the `train` extra). A block names *streams*, one directory of shards each. Either there is a
+stream per source, with the share of an epoch's rows that it gives: the trainer mixes while it reads.
+Or there is one mixed stream, read in the order it was written. `streams.yaml` holds
 
-What the blocks avoid, each found by running the library:
+    train_loader, eval_loader    the main packing's; the second where rows are held out
+    lengths                      the same two for each further length, by that
+    curriculum                   duration and schedule, as llm-foundry's callback takes them
 
-- without `epoch_size` an epoch is the sum of all rows, whatever the proportions say;
-- a stream with `remote` and without `local` fails in the second run; a `local` that still holds the
-  index of another corpus is read instead of the new one;
-- an epoch that `num_canonical_nodes` does not divide repeats rows, one of fewer rows many of them;
-- a missing shard ends the epoch early without an error, or hangs a loader that has no `timeout`
-  (`winnow verify` tells before).
-
-Compressed shards of a local stream are decompressed by the reader beside themselves, and stay.
+What the blocks avoid, and how, is told in docs/trainer.md; each was found by running the library.
 
 No worker imports mosaicml-streaming (6 CPU seconds, with torch and transformers); nothing here does
 before `import_streaming` is called.
@@ -36,6 +31,8 @@ from winnow.shards import storage
 CANONICAL_NODES = 128
 """MPT's setting. It fixes the order of rows whatever the number of nodes, as long as one of the two
 divides the other."""
+MOST_PICKS = 1 << 20
+"""Choices the reader makes, one by one in Python, of which rows of a stream are in an epoch: about a second's."""
 REMOTE_SCHEMES = ("s3", "gs", "oci", "azure", "azure-dl", "hf", "sftp", "dbfs", "alipan")
 """What mosaicml-streaming 0.13 downloads from."""
 
@@ -112,8 +109,8 @@ def train_loader(
     seed : of the order of rows.
     eos_id : adds `eos_token_id`, from which llm-foundry makes `sequence_id` for MPT; it must be the
         tokenizer's.
-    rows_per_shard : how many rows of a partly used stream are taken from a shard at a time; whole
-        shards spare downloads. Local streams are sampled row by row.
+    rows_per_shard : how many rows of a partly used stream are taken from a remote shard at a time; whole
+        shards spare downloads. Local streams are sampled row by row, large ones by a few rows.
     validate_hash : one of the hashes that the shards were written with; checked on download.
     cache : directory on the trainer's nodes for shards of remote streams.
 
@@ -126,6 +123,7 @@ def train_loader(
     for stream in streams:
         mapping[stream.name]["proportion"] = float(stream.proportion)
     remote = any("remote" in stream for stream in mapping.values())
+    largest = max(stream.samples for stream in streams)
     # An epoch that the canonical nodes do not divide repeats up to one row for each of them: less
     # than 0.1 % from 1024 rows a node on, too much for a small corpus, which gets one node.
     nodes = CANONICAL_NODES if epoch_size >= CANONICAL_NODES << 10 else 1
@@ -138,10 +136,73 @@ def train_loader(
         "num_canonical_nodes": nodes,
         # "stratified" rounds a batch's composition and cuts the epoch to fit.
         "batching_method": "random",
-        "sampling_granularity": rows_per_shard if remote else 1,
+        "sampling_granularity": rows_per_shard if remote else -(-largest // MOST_PICKS),
         **_reading(seq_len, validate_hash, eos_id),
     }
     return _loader(dataset, drop_last=True)
+
+
+def mixed_loader(
+    stream: StreamSpec,
+    seq_len: int,
+    eos_id: int | None = None,
+    *,
+    validate_hash: str | None = "xxh64",
+    cache: str = "/tmp/winnow-cache",
+) -> dict[str, Any]:
+    """The `train_loader` block of a mixed stream: every row once, in the order they were written.
+
+    Global batch i of B rows is rows i·B to (i+1)·B, on any number of nodes, devices and workers. Parameters as
+    `train_loader`; the stream's proportion is not used.
+    """
+    dataset = {
+        "streams": _stream_mapping([stream], cache),
+        "epoch_size": stream.samples,
+        "shuffle": False,
+        # With more, or by default on more nodes, a batch is put together from as many places of the epoch.
+        "num_canonical_nodes": 1,
+        "batching_method": "random",
+        "sampling_granularity": 1,
+        **_reading(seq_len, validate_hash, eos_id),
+    }
+    return _loader(dataset, drop_last=True)
+
+
+def curriculum(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What llm-foundry's callback `curriculum_learning` takes, from the `train_loader` block of each phase.
+
+    Since version 0.13 of llm-foundry the callback has the first phase's `duration`, that phase being the run's own
+    `train_loader`, and for each further one `duration` and `dataset`, whose keys replace the loader's. A phase lasts
+    the tokens of one epoch of its block. `max_duration` must be the sum, and be given in tokens too.
+
+    Raises ValueError for fewer than two phases.
+    """
+    if len(phases) < 2:
+        raise ValueError(f"a curriculum has two phases or more, not {len(phases)}")
+    datasets = [block["dataset"] for block in phases]
+    durations = [f"{d['epoch_size'] * d['max_seq_len']}tok" for d in datasets]
+    schedule = [
+        {"duration": duration, "dataset": dataset}
+        for duration, dataset in zip(durations[1:], datasets[1:], strict=True)
+    ]
+    return {"duration": durations[0], "schedule": schedule}
+
+
+def rows_drawn(streams: Sequence[StreamSpec], epoch_size: int, seed: int) -> dict[str, int]:
+    """How many rows of each stream the reader draws in an epoch of `train_loader`, by name.
+
+    The arithmetic of StreamingDataset 0.13 (`Stream.apply_weights`): shares are floored, and streams drawn by the
+    seed give one row more until the epoch is full. Not counted: up to a row for each canonical node that the epoch's
+    rows cannot be divided by, and for each device, given twice to make them divide.
+    """
+    import numpy as np
+
+    shares = np.array([stream.proportion for stream in streams], np.float64)
+    shares /= shares.sum()
+    rows = (epoch_size * shares).astype(np.int64)
+    missing = epoch_size - int(rows.sum())
+    rows[np.random.default_rng(seed).choice(len(rows), missing, False)] += 1
+    return dict(zip([stream.name for stream in streams], rows.tolist(), strict=True))
 
 
 def eval_loader(
@@ -162,7 +223,12 @@ def eval_loader(
 
 
 def open_dataset(
-    streams_yaml: str | os.PathLike[str], split: str = "train", *, batch_size: int = 8, **overrides: Any
+    streams_yaml: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    packing: str | int | None = None,
+    batch_size: int = 8,
+    **overrides: Any,
 ):
     """A StreamingDataset over a published corpus, with exactly its block's settings.
 
@@ -170,14 +236,15 @@ def open_dataset(
     ----------
     streams_yaml : path or URL of `streams.yaml`.
     split : "train" or "val".
+    packing : a further length, or "phase-1", "phase-2", ... of a curriculum (`train` only); default: the main one.
     batch_size : rows a device, the same as the loader's.
     overrides : arguments of StreamingDataset that replace the block's.
 
     Its samples are {"tokens": uint16 or uint32 [seq_len], read-only}; cast a copy to int64 for torch.
-    Raises ValueError for a split or file that is not one, ImportError without the `train` extra,
+    Raises ValueError for a split, packing or file that is not one, ImportError without the `train` extra,
     and what StreamingDataset raises, TypeError for an unknown setting among it.
     """
-    dataset = _block(os.fspath(streams_yaml), split)["dataset"]
+    dataset = _dataset(os.fspath(streams_yaml), split, packing)
     streaming = import_streaming()
     streams = [streaming.Stream(**stream) for stream in dataset["streams"].values()]
     left_out = ("streams", *_TRAINER_ONLY)
@@ -226,16 +293,32 @@ def _loader(dataset: dict[str, Any], *, drop_last: bool) -> dict[str, Any]:
     return {"name": "text", "dataset": dataset, "drop_last": drop_last, "num_workers": 8, "timeout": 600}
 
 
-def _block(streams_yaml: str, split: str) -> Mapping[str, Any]:
+def _dataset(streams_yaml: str, split: str, packing: str | int | None) -> Mapping[str, Any]:
+    """The dataset of one block of a file."""
     import yaml
 
     if split not in _LOADERS:
         raise ValueError(f"split must be 'train' or 'val', not {split!r}")
     content = yaml.safe_load(storage.read_bytes(streams_yaml))
-    block = content.get(_LOADERS[split]) if isinstance(content, dict) else None
-    if not isinstance(block, dict) or not isinstance(block.get("dataset"), dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{streams_yaml} has no {_LOADERS[split]!r} with a dataset")
-    return block
+    blocks: Any = content
+    of_packing = ""
+    if packing is not None:
+        blocks, of_packing = _packings(content).get(str(packing)), f" for packing {str(packing)!r}"
+    block = blocks.get(_LOADERS[split]) if isinstance(blocks, dict) else None
+    if not isinstance(block, dict) or not isinstance(block.get("dataset"), dict):
+        raise ValueError(f"{streams_yaml} has no {_LOADERS[split]!r} with a dataset{of_packing}")
+    return block["dataset"]
+
+
+def _packings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The blocks of every packing but the main one, by its name."""
+    found = {str(length): blocks for length, blocks in (content.get("lengths") or {}).items()}
+    if schedule := (content.get("curriculum") or {}).get("schedule"):
+        phases = [content.get(_LOADERS["train"]), *schedule]
+        found |= {f"phase-{i}": {_LOADERS["train"]: phase} for i, phase in enumerate(phases, 1)}
+    return found
 
 
 _LINES = """\

@@ -87,6 +87,15 @@ class Shard(NamedTuple):
     """What the index says about it."""
 
 
+class BlankShard(NamedTuple):
+    """A raw shard whose rows are to be filled in."""
+
+    raw: np.ndarray
+    """uint8[bytes of the file], with its header."""
+    rows: np.ndarray
+    """The layout's dtype [n, length], little-endian: where the rows lie in `raw`."""
+
+
 def settings(layout: Layout) -> Entry:
     """The settings of a layout under the names MDS gives them."""
     return {
@@ -131,49 +140,51 @@ def rows_per_shard(layout: Layout) -> int:
     return (layout.size_limit - fixed) // (_row_bytes(layout) + _OFFSET_BYTES)
 
 
-def shard_bytes(rows: np.ndarray, layout: Layout) -> np.ndarray:
-    """The whole raw shard file.
+def blank_shard(n_rows: int, layout: Layout) -> BlankShard:
+    """A raw shard with its header, and room for 1 to rows_per_shard(layout) rows; ValueError for another number.
 
-    Parameters
-    ----------
-    rows : integer[n, layout.length]
-        Token ids, 1 <= n <= rows_per_shard(layout). Any integer type, byte order and strides.
-
-    Returns uint8[bytes of the file], the only array allocated besides n + 1 offsets: at most
-    `size_limit` bytes. Raises ValueError for another shape or type, and for an id that the layout's
-    dtype does not hold (a cast would wrap it silently).
+    Rows that are read straight into it cost no copy. Memory: at most `size_limit` bytes, and the offsets.
     """
-    _check_rows(rows, layout)
-    n_rows = len(rows)
+    _check_count(n_rows, layout)
     first, config = _first_row_at(n_rows, layout), _settings_json(layout)
-    shard = np.empty(_raw_size(n_rows, layout), np.uint8)
-    shard[:_OFFSET_BYTES].view("<u4")[0] = n_rows
+    raw = np.empty(_raw_size(n_rows, layout), np.uint8)
+    raw[:_OFFSET_BYTES].view("<u4")[0] = n_rows
     header_end = first - len(config)
-    shard[_OFFSET_BYTES:header_end].view("<u4")[:] = _row_offsets(n_rows, layout)
-    shard[header_end:first] = np.frombuffer(config, np.uint8)
-    shard[first:].view(_stored_dtype(layout)).reshape(rows.shape)[...] = rows
-    return shard
+    raw[_OFFSET_BYTES:header_end].view("<u4")[:] = _row_offsets(n_rows, layout)
+    raw[header_end:first] = np.frombuffer(config, np.uint8)
+    return BlankShard(raw, raw[first:].view(_stored_dtype(layout)).reshape(n_rows, layout.length))
 
 
-def write_shard(rows: np.ndarray, layout: Layout, index: int) -> Shard:
-    """Make shard number `index` of a directory; nothing is put into storage.
+def finish_shard(filled: BlankShard, layout: Layout, index: int) -> Shard:
+    """Make shard number `index` of a directory from a blank one whose rows are filled in.
 
-    `rows` as for `shard_bytes`, which tells what is raised. Memory: `size_limit` bytes, and as much
-    again with compression. With compression the stored file is the zstd frame alone, as MDSWriter
-    leaves it.
+    With compression the stored file is the zstd frame alone, as MDSWriter leaves it, and takes memory of its own.
     """
     if not _is_int(index) or index < 0:
         raise ValueError(f"a shard's number must be 0 or more, not {index!r}")
-    raw = shard_bytes(rows, layout)
     raw_name = f"shard.{index:05}.mds"
-    raw_data = _file_facts(raw_name, raw, layout)
-    entry = {**settings(layout), "samples": len(rows), "raw_data": raw_data, "zip_data": None}
+    raw_data = _file_facts(raw_name, filled.raw, layout)
+    entry = {**settings(layout), "samples": len(filled.rows), "raw_data": raw_data, "zip_data": None}
     if layout.compression is None:
-        return Shard([(raw_name, raw)], entry)
+        return Shard([(raw_name, filled.raw)], entry)
     level = int(layout.compression.partition(":")[2] or 3)  # 3 is MDSWriter's for a bare "zstd"
-    frame = zstandard.ZstdCompressor(level=level).compress(raw.data)
+    frame = zstandard.ZstdCompressor(level=level).compress(filled.raw.data)
     zip_name = f"{raw_name}.zstd"
     return Shard([(zip_name, frame)], {**entry, "zip_data": _file_facts(zip_name, frame, layout)})
+
+
+def write_shard(rows: np.ndarray, layout: Layout, index: int) -> Shard:
+    """Make shard number `index` of a directory from a copy of rows; nothing is put into storage.
+
+    rows : integer[n, layout.length], 1 <= n <= rows_per_shard(layout), of any integer type, byte order and strides.
+
+    Memory as `blank_shard` and `finish_shard`. Raises ValueError for another shape or type, and for an id that
+    the layout's dtype does not hold (a cast would wrap it silently).
+    """
+    _check_rows(rows, layout)
+    blank = blank_shard(len(rows), layout)
+    blank.rows[...] = rows
+    return finish_shard(blank, layout, index)
 
 
 def index_json(entries: Sequence[Entry]) -> bytes:
@@ -315,8 +326,7 @@ def _file_problems(content: memoryview, facts: dict) -> Iterator[str]:
 def _check_rows(rows: np.ndarray, layout: Layout) -> None:
     if rows.ndim != 2 or rows.shape[1] != layout.length:
         raise ValueError(f"rows must have the shape [n, {layout.length}], not {list(rows.shape)}")
-    if not 1 <= len(rows) <= rows_per_shard(layout):
-        raise ValueError(f"a shard of this layout holds 1 to {rows_per_shard(layout)} rows, not {len(rows)}")
+    _check_count(len(rows), layout)
     if not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(f"token ids must be integers, not {rows.dtype}")
     if np.can_cast(rows.dtype, layout.dtype, "safe"):
@@ -326,6 +336,11 @@ def _check_rows(rows: np.ndarray, layout: Layout) -> None:
         raise ValueError(f"token id {largest} does not fit into {layout.dtype}")
     if smallest < 0:
         raise ValueError(f"token id {smallest} is negative")
+
+
+def _check_count(n_rows: int, layout: Layout) -> None:
+    if not 1 <= n_rows <= rows_per_shard(layout):
+        raise ValueError(f"a shard of this layout holds 1 to {rows_per_shard(layout)} rows, not {n_rows}")
 
 
 def _check_entry(entry: Any) -> None:

@@ -1,21 +1,25 @@
 """How is a range of a long stream of tokens read, and whose tokens are they?
 
 A stream is kept as partitions, one after the other: flat token arrays and a row per document
-(pipelines/stream.py). Samples are cuts of the whole stream by arithmetic alone: sample i is tokens
-[i·length, (i+1)·length).
+(pipelines/stream.py). Samples may be cuts of the stream by arithmetic alone: sample i is tokens
+[begin + i·length, begin + (i+1)·length). Which rows there are otherwise is for packed_rows.py to say.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
 from winnow.shards import exchange, storage, tables
 
 BLOCK = 1 << 21
-"""Tokens whose bytes are counted at a time."""
+"""Tokens that are looked at in one piece."""
+GAP = 1 << 15
+"""Tokens between two ranges that are sooner read than sought past."""
 PROVENANCE_SCHEMA = pa.schema(
     [
         ("sample", pa.uint64()),
@@ -41,6 +45,9 @@ class Partition:
     n_documents: int
 
 
+START = attrgetter("start")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStream:
     """The partitions of one stream, in order."""
@@ -56,9 +63,14 @@ class TokenStream:
 
     def overlapping(self, start: int, stop: int) -> Iterator[Partition]:
         """The partitions that hold a token of [start, stop)."""
-        for p in self.partitions:
-            if p.start < stop and start < p.start + p.n_tokens:
+        first = max(bisect_right(self.partitions, start, key=START) - 1, 0)
+        for p in self.partitions[first : bisect_left(self.partitions, stop, key=START)]:
+            if max(start, p.start) < min(stop, p.start + p.n_tokens):
                 yield p
+
+    def narrowed(self, start: int, stop: int) -> TokenStream:
+        """The same stream, with the partitions alone that hold a token of [start, stop)."""
+        return replace(self, partitions=tuple(self.overlapping(start, stop)))
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) in one array of the stream's dtype."""
@@ -68,6 +80,30 @@ class TokenStream:
             exchange.read_array(p.tokens, (a - p.start) * out.itemsize, out[a - start : b - start])
         return out
 
+    def near(self, start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """Read ranges of tokens; those that lie near each other are read in one piece.
+
+        start, stop : int64[n], ascending; no two ranges overlap.
+
+        Yields (a, b, base, tokens): `tokens` begins with the stream's token `base` and holds ranges a to b - 1.
+        Memory: `BLOCK` tokens, or the longest range.
+        """
+        apart = np.flatnonzero(start[1:] - stop[:-1] > GAP) + 1
+        a = 0
+        while a < len(start):
+            b = max(a + 1, int(np.searchsorted(stop, start[a] + BLOCK, side="right")))
+            following = np.searchsorted(apart, a, side="right")
+            if following < len(apart):
+                b = min(b, int(apart[following]))
+            yield a, b, int(start[a]), self.tokens(int(start[a]), int(stop[b - 1]))
+            a = b
+
+    def documents(self, partition: Partition) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, begins, ends) of a partition's documents: what `rows` gives, and where in the stream they lie."""
+        rows = self.rows(partition)
+        ends = rows["end"].astype(np.int64) + partition.start
+        return rows, np.concatenate([[partition.start], ends])[:-1], ends
+
     def rows(self, partition: Partition) -> np.ndarray:
         """The documents of a partition (structured[n_documents]); ends count from the partition's start."""
         size = partition.n_documents * self.row_dtype.itemsize
@@ -75,53 +111,94 @@ class TokenStream:
 
 
 def pieces(
-    stream: TokenStream, start: int, stop: int, length: int, piece_bytes: np.ndarray | None, prefix_bytes: int
+    stream: TokenStream,
+    start: int,
+    stop: int,
+    length: int,
+    piece_bytes: np.ndarray | None,
+    prefix_bytes: int,
+    begin: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """Yield provenance rows of the stream's tokens [start, stop), a batch a partition.
 
-    start, stop : multiples of `length`.
+    start, stop : `begin` and multiples of `length`.
     piece_bytes : integer[ids], bytes of text each id spells, 0 for control tokens; None where the tokenizer's
         pieces do not spell bytes one after the other: byte_start and byte_end are then null.
     prefix_bytes : bytes the tokenizer puts before a text of its own accord (1 for a dummy prefix space).
+    begin : the token that sample 0 begins with.
     Memory: `BLOCK` tokens, a partition's rows, and some 60 bytes for each row that is yielded.
     """
     for partition in stream.overlapping(start, stop):
-        rows = stream.rows(partition)
-        ends = rows["end"].astype(np.int64) + partition.start
-        begins = np.concatenate([[partition.start], ends[:-1]])
+        rows, begins, ends = stream.documents(partition)
         inside = np.flatnonzero((ends > start) & (begins < stop) & (ends > begins))
         if not len(inside):
             continue
         begins, ends = begins[inside], ends[inside]
-        owner, a, b = _cut(begins, np.minimum(ends, stop), length)
+        owner, a, b = _cut(begins - begin, np.minimum(ends, stop) - begin, length)
+        a, b = a + begin, b + begin
         wanted = a >= start
-        if piece_bytes is None:
-            spans = [pa.nulls(int(wanted.sum()), pa.uint64())] * 2
-        else:
-            spelled = _spelled(stream, a, b, piece_bytes)
-            spans = [pa.array(s[wanted]) for s in _spans(spelled, a == begins[owner], owner, prefix_bytes)]
-        high, low = (rows[f][inside][owner[wanted]] for f in ("high", "low"))
-        yield pa.record_batch(
-            [
-                pa.array((a[wanted] // length).astype(np.uint64)),
-                pa.array((a[wanted] % length).astype(np.uint32)),
-                pa.array((b - a)[wanted].astype(np.uint32)),
-                tables.ids_of(high, low),
-                *spans,
-            ],
-            schema=PROVENANCE_SCHEMA,
+        spans = byte_spans(stream, begins, owner, a, b, piece_bytes, prefix_bytes)
+        sample, offset = np.divmod(a[wanted] - begin, length)
+        yield provenance(
+            sample, offset, (b - a)[wanted], rows[inside[owner[wanted]]], spans and [s[wanted] for s in spans]
         )
 
 
+def provenance(
+    sample: np.ndarray,
+    offset: np.ndarray,
+    tokens: np.ndarray,
+    rows: np.ndarray,
+    spans: Sequence[np.ndarray] | None,
+) -> pa.RecordBatch:
+    """A batch of `PROVENANCE_SCHEMA`.
+
+    sample, offset, tokens : integer[n]
+    rows : structured[n], each piece's document
+    spans : (byte_start, byte_end), uint64[n] each; None where they are unknown
+    """
+    unknown = pa.nulls(len(sample), pa.uint64())
+    return pa.record_batch(
+        [
+            pa.array(sample.astype(np.uint64)),
+            pa.array(offset.astype(np.uint32)),
+            pa.array(tokens.astype(np.uint32)),
+            tables.ids_of(rows["high"], rows["low"]),
+            *([pa.array(s) for s in spans] if spans else [unknown, unknown]),
+        ],
+        schema=PROVENANCE_SCHEMA,
+    )
+
+
+def byte_spans(
+    stream: TokenStream,
+    begins: np.ndarray,
+    owner: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    piece_bytes: np.ndarray | None,
+    prefix_bytes: int,
+) -> list[np.ndarray] | None:
+    """[byte_start, byte_end], uint64[pieces] each: which bytes of its document the tokens [a, b) of each piece spell.
+
+    owner, a, b : int64[pieces] in the order of the stream; a document's pieces lie one after another and the first
+        begins with the document, owner's of `begins`.
+    piece_bytes, prefix_bytes : as `pieces` takes them; None gives None.
+    """
+    if piece_bytes is None:
+        return None
+    spelled = _spelled(stream, a, b, piece_bytes)
+    return list(_spans(spelled, a == begins[owner], owner, prefix_bytes))
+
+
 def _spelled(stream: TokenStream, a: np.ndarray, b: np.ndarray, piece_bytes: np.ndarray) -> np.ndarray:
-    """int64[pieces]: bytes that the tokens [a, b) of each piece spell; pieces lie one after another."""
+    """int64[pieces]: bytes that the tokens [a, b) of each piece spell; pieces have tokens and ascend."""
     spelled = np.empty(len(a), np.int64)
-    low = 0
-    while low < len(a):
-        high = max(low + 1, int(np.searchsorted(b, a[low] + BLOCK, side="right")))
-        sizes = piece_bytes[stream.tokens(int(a[low]), int(b[high - 1]))]
-        spelled[low:high] = np.add.reduceat(sizes, a[low:high] - a[low], dtype=np.int64)
-        low = high
+    for low, high, base, tokens in stream.near(a, b):
+        sizes = piece_bytes[tokens]
+        # By turns the sum of a piece and of what lies before the next one.
+        edges = np.stack([a[low:high], b[low:high]], axis=1).reshape(-1)[:-1] - base
+        spelled[low:high] = np.add.reduceat(sizes, edges, dtype=np.int64)[::2]
     return spelled
 
 

@@ -29,6 +29,7 @@ from winnow.pipelines.audit_report import print_audit, print_sample, print_story
 from winnow.pipelines.finished import NotFinishedError, UnknownError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
+from winnow.pipelines.tracing import Tracer
 
 WINNOW = [sys.executable, "-m", "winnow.pipelines.command"]
 MIN_CHARS, MIN_WORDS, MIN_STOP_WORDS, MAX_HASHES = 40, 20, 2, 0.1
@@ -170,7 +171,10 @@ def copied(audited, tmp_path: Path) -> Path:
 
 def ids(opened, rows: list[Row]) -> dict[tuple[str, str, int], str]:
     """The id of every row, by its place."""
-    halves = {(s, path): half for s in opened.places for half, path in opened._files(s).items()}
+    halves = {}
+    for source in opened.places:
+        listing = pq.read_table(f"{opened.stage(source, 'documents')}/files.parquet").to_pylist()
+        halves |= {(source, row["path"]): row["id_half"] for row in listing}
     return {row.place: f"{halves[row.source, row.path]:016x}{row.position:016x}" for row in rows}
 
 
@@ -462,7 +466,7 @@ def test_every_row_has_its_story(audited):
         assert [s.step for s in story.steps] == (["exact"] if row.end in ("kept", "duplicate") else [])
         assert (story.trace is not None) == (row.end == "kept")
         if story.trace:
-            assert story.trace == opened.trace_document(names[row.place])
+            assert story.trace == Tracer(opened).document(names[row.place])
     ends = {
         document_story(opened, names[row.place]).trace.split for row in of(rows, end="kept", source="web")
     }

@@ -1,5 +1,6 @@
 """Does a trainer get the mixture that its block promises, and do the lines we print work when pasted?"""
 
+import copy
 import inspect
 import json
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from winnow.shards import feed, mds
 
 ROWS = {"web": 700, "code": 100, "wiki": 50}
@@ -52,7 +55,16 @@ def corpus(tmp_path):
         # 1001 is divided by no power of two: canonical nodes would repeat rows.
         "train_loader": feed.train_loader(specs(tmp_path), 1001, LENGTH, 17, eos_id=9),
         "eval_loader": feed.eval_loader(specs(tmp_path, "val"), LENGTH, eos_id=9),
+        # Read as if `web` were a mixed stream, and `wiki` the second phase of a run.
+        "lengths": {
+            32: {
+                "train_loader": feed.mixed_loader(specs(tmp_path)[0], 32),
+                "eval_loader": feed.eval_loader(specs(tmp_path, "val")[1:2], 32),
+            }
+        },
     }
+    phases = [blocks["train_loader"], feed.mixed_loader(specs(tmp_path)[2], LENGTH)]
+    blocks["curriculum"] = feed.curriculum(copy.deepcopy(phases))
     (tmp_path / "streams.yaml").write_text(yaml.safe_dump(blocks, sort_keys=False))
     return tmp_path
 
@@ -105,6 +117,91 @@ def test_block_for_local_streams_whole(tmp_path):
     assert yaml.safe_load(yaml.safe_dump(block)) == block
 
 
+def test_block_for_a_mixed_stream_whole():
+    spec = feed.StreamSpec(name="mixed", location="s3://b/run", samples=488_281_250, proportion=1.0)
+    block = feed.mixed_loader(spec, 2048, eos_id=0, validate_hash="sha1", cache="/cache")
+    (stream,) = block["dataset"].pop("streams").values()
+    assert stream["remote"] == "s3://b/run"
+    assert block == {
+        "name": "text",
+        "dataset": {
+            "epoch_size": 488_281_250,
+            "shuffle": False,
+            "num_canonical_nodes": 1,
+            "batching_method": "random",
+            "sampling_granularity": 1,
+            "max_seq_len": 2048,
+            "validate_hash": "sha1",
+            "eos_token_id": 0,
+        },
+        "drop_last": True,
+        "num_workers": 8,
+        "timeout": 600,
+    }
+
+
+@pytest.mark.parametrize(
+    ("samples", "granularity"), [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (1_180_659_180, 1126)]
+)
+def test_a_large_stream_takes_a_second_to_sample(samples, granularity):
+    """The reader chooses a part of a stream in a loop over `samples / granularity` picks."""
+    small = feed.StreamSpec(name="small", location="/small", samples=5, proportion=1.0)
+    large = feed.StreamSpec(name="large", location="/large", samples=samples, proportion=1.0)
+    dataset = feed.train_loader([small, large], 1000, 16, 0)["dataset"]
+    assert dataset["sampling_granularity"] == granularity
+
+
+def test_curriculum_is_what_the_callback_takes():
+    """llm-foundry's CurriculumLearning(train_config, schedule, duration): the first phase is the train_loader."""
+    phases = [feed.train_loader(specs("/run"), rows, length, 0) for rows, length in ((900, 16), (50, 64))]
+    arguments = feed.curriculum(phases)
+    assert arguments == {
+        "duration": "14400tok",
+        "schedule": [{"duration": "3200tok", "dataset": phases[1]["dataset"]}],
+    }
+    # The callback updates the first phase's settings with a further one's: none may be left over.
+    assert phases[0]["dataset"].keys() == phases[1]["dataset"].keys()
+    assert yaml.safe_load(yaml.safe_dump(arguments)) == arguments
+    with pytest.raises(ValueError, match=r"^a curriculum has two phases or more, not 1$"):
+        feed.curriculum(phases[:1])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12), st.integers(1, 10**12), st.integers(0, 2**32))
+def test_rows_drawn_are_the_readers(streaming, proportions, epoch_size, seed):
+    streams = [
+        feed.StreamSpec(name=str(i), location=f"/{i}", samples=10 + i, proportion=p)
+        for i, p in enumerate(proportions)
+    ]
+    theirs = [streaming.Stream(local=s.location, proportion=s.proportion) for s in streams]
+    samples = np.array([s.samples for s in streams])
+    assert streaming.Stream.apply_weights(theirs, samples, epoch_size, seed) == epoch_size
+    drawn = feed.rows_drawn(streams, epoch_size, seed)
+    assert drawn == {s.name: t.choose for s, t in zip(streams, theirs, strict=True)}
+    assert sum(drawn.values()) == epoch_size
+
+
+@pytest.mark.parametrize("rows", [997, 1000, 1003])
+@pytest.mark.parametrize(
+    ("nodes", "devices", "workers", "batch"),
+    [(1, 1, 1, 7), (1, 2, 2, 5), (2, 4, 8, 3), (4, 2, 3, 2), (3, 1, 2, 4)],
+)
+def test_global_batches_of_a_mixed_stream_follow_its_order(streaming, rows, nodes, devices, workers, batch):
+    from streaming.base.partition import get_partitions
+
+    spec = feed.StreamSpec(name="mixed", location="/run", samples=rows, proportion=1.0)
+    canonical = feed.mixed_loader(spec, 16)["dataset"]["num_canonical_nodes"]
+    ids = get_partitions("relaxed", rows, canonical, nodes, devices, workers, batch)
+    # (nodes, devices, workers, batches of a worker, rows of a batch); workers take turns.
+    batches = ids.transpose(3, 2, 0, 1, 4).reshape(-1, nodes * devices * batch)
+    whole = rows // batches.shape[1]
+    in_order = np.arange(whole * batches.shape[1]).reshape(whole, -1)
+    assert np.sort(batches[:whole]).tolist() == in_order.tolist()
+    read = batches[batches >= 0]
+    assert set(read.tolist()) == set(range(rows))
+    assert len(read) - rows < nodes * devices, "more rows given twice than make the devices' parts equal"
+
+
 def test_remote_streams_are_cached_apart():
     block = feed.train_loader(specs("s3://bucket/run"), 1000, 16, 0, rows_per_shard=500, cache="/cache/")
     dataset = block["dataset"]
@@ -121,7 +218,12 @@ def test_remote_streams_are_cached_apart():
 def test_every_key_is_known_to_the_reader(streaming, root):
     of_stream = inspect.signature(streaming.Stream).parameters.keys()
     of_dataset = inspect.signature(streaming.StreamingDataset).parameters.keys()
-    for block in (feed.train_loader(specs(root), 99, 16, 0, 0), feed.eval_loader(specs(root), 16, 0)):
+    blocks = (
+        feed.train_loader(specs(root), 99, 16, 0, 0),
+        feed.mixed_loader(specs(root)[0], 16, 0),
+        feed.eval_loader(specs(root), 16, 0),
+    )
+    for block in blocks:
         assert block["dataset"].keys() - {"max_seq_len", "eos_token_id"} <= of_dataset
         assert all(stream.keys() <= of_stream for stream in block["dataset"]["streams"].values())
 
@@ -176,20 +278,63 @@ def test_blocks_that_are_refused(streams, epoch_size, seq_len, message):
         feed.train_loader(streams, epoch_size, seq_len, 0)
 
 
+ONE = "train_loader: {dataset: {}}"
+PHASES = (
+    "train_loader: {dataset: {}}\ncurriculum: {duration: 1tok, schedule: [{duration: 1tok, dataset: {}}]}"
+)
+
+
 @pytest.mark.parametrize(
-    ("content", "split", "message"),
+    ("content", "split", "packing", "message"),
     [
-        pytest.param("train_loader: {dataset: {}}", "test", "split must be 'train' or 'val'", id="split"),
+        pytest.param(ONE, "test", None, "split must be 'train' or 'val', not 'test'$", id="split"),
+        pytest.param(ONE, "val", None, "has no 'eval_loader' with a dataset$", id="no-val"),
+        pytest.param("- 1", "train", None, "has no 'train_loader' with a dataset$", id="list"),
         pytest.param(
-            "train_loader: {dataset: {}}", "val", "has no 'eval_loader' with a dataset", id="no-val"
+            ONE, "train", 512, "has no 'train_loader' with a dataset for packing '512'$", id="packing"
         ),
-        pytest.param("- 1", "train", "has no 'train_loader' with a dataset", id="list"),
+        pytest.param(
+            PHASES, "val", "phase-2", "no 'eval_loader' with a dataset for packing 'phase-2'$", id="phase-val"
+        ),
+        pytest.param(
+            PHASES, "train", "phase-3", "no 'train_loader' with a dataset for packing 'phase-3'$", id="phase"
+        ),
     ],
 )
-def test_files_that_are_refused(tmp_path, content, split, message):
+def test_files_that_are_refused(tmp_path, content, split, packing, message):
     (tmp_path / "streams.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
-        feed.open_dataset(tmp_path / "streams.yaml", split)
+        feed.open_dataset(tmp_path / "streams.yaml", split, packing=packing)
+
+
+@pytest.mark.parametrize(
+    ("split", "packing", "read"),
+    [
+        ("train", None, "web code wiki"),
+        ("val", None, "web code wiki"),
+        ("train", 32, "web"),
+        ("val", "32", "code"),
+        ("train", "phase-1", "web code wiki"),
+        ("train", "phase-2", "wiki"),
+    ],
+)
+def test_which_block_is_opened(corpus, monkeypatch, split, packing, read):
+    class Reader:
+        Stream = dict
+
+        @staticmethod
+        def StreamingDataset(**arguments):
+            return arguments
+
+    monkeypatch.setattr(feed, "import_streaming", lambda: Reader)
+    arguments = feed.open_dataset(
+        corpus / "streams.yaml", split, packing=packing, batch_size=3, shuffle_seed=5
+    )
+    places = [f"{corpus}/{name}" for name in read.split()]
+    assert [stream["local"] for stream in arguments.pop("streams")] == places
+    assert (arguments["batch_size"], arguments["shuffle_seed"]) == (3, 5)
+    assert not arguments.keys() & {"max_seq_len", "eos_token_id", "duration"}
+    assert arguments["shuffle"] is (split == "train" and len(places) == 3)
 
 
 def test_a_missing_library_is_named(monkeypatch):
@@ -221,7 +366,8 @@ def seen(split, **overrides):
 
 train, more = seen("train"), seen("train", shuffle=False, epoch_size=2002)
 val = seen("val")
-print(json.dumps({{"train": train, "more": more, "val": val}}))
+mixed = seen("train", packing=32)
+print(json.dumps({{"train": train, "more": more, "val": val, "mixed": mixed}}))
 """
 
 
@@ -231,11 +377,13 @@ def test_dataset_mixes_as_the_block_says(streaming, corpus):
     # Shares are floored and the left-over row goes to any stream.
     assert counts.sum() == 1001
     assert np.all(np.abs(counts - 1001 * np.array([0.5, 0.3, 0.2])) <= 1)
+    assert counts.tolist() == list(feed.rows_drawn(specs(corpus), 1001, 17).values())
     assert np.bincount([stream for stream, _ in seen["more"]]).sum() == 2002
     copies = np.bincount([row for stream, row in seen["train"] if stream == 1], minlength=100)
     assert set(copies.tolist()) <= {3, 4}, "code has 100 rows and gives 300"
     assert seen["train"] != sorted(seen["train"]), "not shuffled"
     assert seen["val"] == [[stream, row] for stream in range(3) for row in range(VAL_ROWS)]
+    assert seen["mixed"] == [[0, row] for row in range(700)], "not in the order that was written"
 
 
 def test_pasted_lines_stream_the_run(streaming, corpus):

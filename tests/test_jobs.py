@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from winnow.pipelines import open_run
+from winnow.pipelines.verifying import verify
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +118,7 @@ def test_a_submitted_recipe_makes_shards(head, tmp_path: Path) -> None:
     assert "tokens.s: 1 of 1 tasks" in done.stdout, "progress is in the job's log"
     assert "Mixture of job" in done.stdout
     opened = open_run(str(out))
-    assert list(opened.verify()) == []
+    assert list(verify(opened)) == []
     assert opened.mixture["sources"][0]["kept_documents"] == 200
 
     done, code, status = submit(head, jobs, "bad", out)

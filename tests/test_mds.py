@@ -46,6 +46,11 @@ def write_ours(directory, rows, layout):
     return entries
 
 
+def stored(rows, layout):
+    [(_, content)] = mds.write_shard(rows, layout, 0).files
+    return content
+
+
 def write_theirs(streaming, directory, rows, layout):
     encoding = f"ndarray:{layout.dtype}:{layout.length}"
     with streaming.MDSWriter(
@@ -144,7 +149,7 @@ def test_a_full_shard_of_the_default_size_ends_where_mdswriter_ends_it(streaming
 )
 def test_any_integer_array_gives_the_same_bytes(convert):
     rows = some_rows(5, SMALL)
-    np.testing.assert_array_equal(mds.shard_bytes(convert(rows), SMALL), mds.shard_bytes(rows, SMALL))
+    np.testing.assert_array_equal(stored(convert(rows), SMALL), stored(rows, SMALL))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ def test_any_integer_array_gives_the_same_bytes(convert):
 )
 def test_rows_that_are_refused(rows, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        mds.shard_bytes(rows, SMALL)
+        mds.write_shard(rows, SMALL, 0)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +201,12 @@ def test_any_range_of_rows_reads_back(case, data):
     shard = mds.write_shard(rows, layout, 3)
     start = data.draw(st.integers(0, len(rows)))
     stop = data.draw(st.integers(start, len(rows)))
-    [(name, stored)] = shard.files
+    [(name, content)] = shard.files
     assert name.startswith("shard.00003.mds")
-    raw = mds.raw_shard(bytes(stored), shard.entry)
+    raw = mds.raw_shard(bytes(content), shard.entry)
     np.testing.assert_array_equal(mds.read_rows(raw, shard.entry, start, stop), rows[start:stop])
     assert mds.read_index(mds.index_json([shard.entry])) == [shard.entry]
-    assert mds.check_shard(stored, shard.entry, int(rows.max())) == []
+    assert mds.check_shard(content, shard.entry, int(rows.max())) == []
 
 
 def test_rows_that_are_not_there():
@@ -224,9 +229,9 @@ def raw_and_entry(layout=SMALL):
     bit=st.integers(0, 7),
 )
 def test_every_flipped_bit_is_found(compression, where, bit):
-    stored, entry = raw_and_entry(replace(SMALL, compression=compression))
-    damaged = bytearray(stored)
-    damaged[int(where * len(stored))] ^= 1 << bit
+    content, entry = raw_and_entry(replace(SMALL, compression=compression))
+    damaged = bytearray(content)
+    damaged[int(where * len(content))] ^= 1 << bit
     problems = mds.check_shard(damaged, entry, 65_535)
     assert any("xxh64 is" in problem for problem in problems)
 
@@ -234,10 +239,10 @@ def test_every_flipped_bit_is_found(compression, where, bit):
 @settings(deadline=None)
 @given(compression=st.sampled_from([None, "zstd:3"]), where=st.floats(0, 1, exclude_max=True))
 def test_every_truncation_is_found(compression, where):
-    stored, entry = raw_and_entry(replace(SMALL, compression=compression, hashes=()))
-    size = int(where * len(stored))
-    problems = mds.check_shard(stored[:size], entry, 65_535)
-    assert f"{size} bytes, the index says {len(stored)}" in problems[0]
+    content, entry = raw_and_entry(replace(SMALL, compression=compression, hashes=()))
+    size = int(where * len(content))
+    problems = mds.check_shard(content[:size], entry, 65_535)
+    assert f"{size} bytes, the index says {len(content)}" in problems[0]
 
 
 @settings(deadline=None)
@@ -268,7 +273,7 @@ def test_what_verify_says():
         f"shard.00000.mds: 4 rows take {len(raw) - 20} bytes, it has {len(raw)}",
     ]
     other = replace(SMALL, hashes=(), size_limit=701)
-    assert mds.check_shard(mds.shard_bytes(some_rows(5, SMALL), other), entry, largest) == [
+    assert mds.check_shard(stored(some_rows(5, SMALL), other), entry, largest) == [
         "shard.00000.mds: its settings differ from the index"
     ]
     frame, zip_entry = raw_and_entry(replace(SMALL, compression="zstd:3", hashes=()))
@@ -367,8 +372,26 @@ def test_level_is_used_and_3_without_one():
     assert len(set(frames.values())) == 3
     # A bare "zstd" makes the settings inside the shard two bytes shorter, so frames are compared by level.
     bare = replace(SMALL, compression="zstd", size_limit=1 << 12)
-    raw = mds.shard_bytes(rows, bare).tobytes()
-    assert mds.write_shard(rows, bare, 0).files[0][1] == zstandard.compress(raw, 3)
+    blank = mds.blank_shard(len(rows), bare)
+    blank.rows[...] = rows
+    assert stored(rows, bare) == zstandard.compress(blank.raw.tobytes(), 3)
+
+
+def test_rows_filled_in_give_the_shard_of_their_copy():
+    for layout in (SMALL, replace(SMALL, dtype="uint32", compression="zstd:1")):
+        rows = some_rows(mds.rows_per_shard(layout), layout)
+        blank = mds.blank_shard(len(rows), layout)
+        assert blank.rows.shape == rows.shape
+        blank.rows[...] = rows
+        ours, copied = mds.finish_shard(blank, layout, 7), mds.write_shard(rows, layout, 7)
+        assert ours.entry == copied.entry
+        assert [(n, bytes(c)) for n, c in ours.files] == [(n, bytes(c)) for n, c in copied.files]
+        assert layout.compression or ours.files[0][1] is blank.raw, "copied"
+    for n_rows in (0, 26):
+        with pytest.raises(ValueError, match=f"^a shard of this layout holds 1 to 25 rows, not {n_rows}$"):
+            mds.blank_shard(n_rows, SMALL)
+    with pytest.raises(ValueError, match="number must be 0 or more, not -1"):
+        mds.finish_shard(mds.blank_shard(1, SMALL), SMALL, -1)
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "..", "a/..", "a/../b", "/a", "a/", "a//b", "./a", "a\\b"])

@@ -30,7 +30,7 @@ sources:
     read: {format: text, path: "*.txt"}
 """
 TOP_KEYS = (
-    "classifiers, dedup, dropped_text, limits, max_bad_rows, mixture, name, seed, sequence, shards, signals, "
+    "classifiers, dedup, dropped_text, limits, max_bad_rows, mixture, name, printed, seed, sequence, shards, signals, "
     "sources, tokenizer"
 )
 COUNT = "a count such as 2048, 300M, 1.5B or 1T is wanted, not"

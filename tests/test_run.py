@@ -22,6 +22,8 @@ import zstandard
 from winnow.pipelines import open_run, run
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
+from winnow.pipelines.tracing import Tracer
+from winnow.pipelines.verifying import verify
 from winnow.shards import mds
 
 LENGTH = 128
@@ -85,12 +87,12 @@ sources:
     read: {{format: parquet, path: "{root}/words/*.parquet", key: n}}
     filters: [{{length: {{min_words: 8}}}}, nfc, gopher-quality]
     heldout: {{fraction: 0.1}}
-    weight: 1
+    weight: 0.25
   code:
     read: {{format: jsonl, path: ["{root}/code/*.jsonl", "{root}/code/*.jsonl.*"], text: content, key: path}}
     filters: [{{length: {{min_chars: 300}}}}]
     dedup: {{exact: true}}
-    weight: 3
+    weight: 0.75
 dedup: {{exact: {{across: [words, code]}}}}
 mixture: {{tokens: 500K}}
 max_bad_rows: 5%
@@ -162,9 +164,9 @@ def test_the_planted_duplicates_are_dropped_for_the_right_survivor(corpus) -> No
     assert len(duplicates) == sum(s["duplicates"] for s in facts["sources"])
     opened = open_run(str(out))
     for row in duplicates:
-        survivor = opened.trace_document(row["survivor"].hex())
+        survivor = Tracer(opened).document(row["survivor"].hex())
         assert survivor.split is not None, "a survivor must itself be in the corpus"
-        assert opened.trace_document(row["id"].hex()).split is None
+        assert Tracer(opened).document(row["id"].hex()).split is None
     pairs = facts["dedup"][0]["pairs"]
     assert pairs["code of words"] >= 1
     assert "words of code" not in pairs, "the first named source keeps"
@@ -265,10 +267,10 @@ def test_trace_finds_every_document_of_a_sample_again(corpus) -> None:
     for split in ("train", "val"):
         n = rows_of(facts, "words")[split]["rows"]
         for sample in rng.integers(0, n, 5).tolist():
-            pieces = opened.trace_sample("words", split, sample)
+            pieces = Tracer(opened).sample("words", split, sample)
             assert sum(p.tokens for p in pieces) == LENGTH
             for piece in pieces:
-                found = opened.trace_document(piece.document)
+                found = Tracer(opened).document(piece.document)
                 assert found.split == split
                 assert sample in found.samples
                 assert found.path.endswith("docs.parquet")
@@ -357,7 +359,7 @@ def test_cleaning_leaves_a_run_that_redoes_nothing(corpus, tmp_path: Path) -> No
     for path in waste:
         storage.remove(str(copy / path))
     assert not any(make(root, copy).redone.values())
-    assert list(open_run(str(copy)).verify()) == []
+    assert list(verify(open_run(str(copy)))) == []
 
 
 def test_a_damaged_stage_file_is_made_again(corpus, tmp_path: Path) -> None:
@@ -423,10 +425,10 @@ def test_any_tokenizer_json_serves(corpus, tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     made = make(root, tmp_path / "run", tokenizer__name=str(tmp_path / "tokenizer.json"))
     assert made.mixture["tokenizer"]["eos_id"] == 1
-    pieces = open_run(str(tmp_path / "run")).trace_sample("code", "train", 0)
+    pieces = Tracer(open_run(str(tmp_path / "run"))).sample("code", "train", 0)
     assert sum(p.tokens for p in pieces) == LENGTH
     assert {p.byte_start for p in pieces} == {None}
-    assert list(open_run(str(tmp_path / "run")).verify()) == []
+    assert list(verify(open_run(str(tmp_path / "run")))) == []
 
 
 def test_an_input_that_changes_under_the_run_stops_it(
@@ -461,7 +463,7 @@ def test_equal_names_sizes_and_times_elsewhere_are_another_input(tmp_path: Path)
         make(tmp_path / version, tmp_path / "run")
         opened = open_run(str(tmp_path / "run"))
         n = next(s["train"]["rows"] for s in opened.mixture["sources"] if s["name"] == "code")
-        rows = [opened.sample_tokens("code", "train", i) for i in range(n)]
+        rows = [Tracer(opened).tokens("code", "train", i) for i in range(n)]
         texts[version] = opened.decode(np.concatenate(rows))
         (tmp_path / version).rename(tmp_path / f"done-{version}")
     assert "river" in texts["v1"]

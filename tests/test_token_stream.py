@@ -46,7 +46,7 @@ def partition_lists(draw):
     ]
 
 
-def slow_pieces(partitions, start, stop, length, prefix_bytes):
+def slow_pieces(partitions, start, stop, length, prefix_bytes, begin=0):
     """The definition read aloud: walk all tokens one by one, and close a piece where document or sample changes."""
     position, out = 0, []
     for documents in partitions:
@@ -56,7 +56,7 @@ def slow_pieces(partitions, start, stop, length, prefix_bytes):
                 before = max(spelled - prefix_bytes, 0)
                 spelled += int(PIECE_BYTES[token])
                 after = max(spelled - prefix_bytes, 0)
-                sample, offset = divmod(position, length)
+                sample, offset = divmod(position - begin, length)
                 if piece is None or piece["sample"] != sample:
                     id_ = d["high"].to_bytes(8, "big") + d["low"].to_bytes(8, "big")
                     piece = {"sample": sample, "offset": offset, "tokens": 0, "id": id_, "byte_start": before}
@@ -68,8 +68,8 @@ def slow_pieces(partitions, start, stop, length, prefix_bytes):
     return out
 
 
-def found_pieces(stream, start, stop, length, prefix_bytes):
-    batches = list(token_stream.pieces(stream, start, stop, length, PIECE_BYTES, prefix_bytes))
+def found_pieces(stream, start, stop, length, prefix_bytes, begin=0):
+    batches = list(token_stream.pieces(stream, start, stop, length, PIECE_BYTES, prefix_bytes, begin))
     assert all(b.schema == token_stream.PROVENANCE_SCHEMA for b in batches)
     return [row for b in batches for row in b.to_pylist()]
 
@@ -79,21 +79,60 @@ def directory(tmp_path_factory):
     return str(tmp_path_factory.mktemp("stream"))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(partition_lists(), st.integers(1, 25), st.integers(0, 2), st.data())
 def test_pieces_agree_with_a_walk_over_all_tokens(directory, partitions, length, prefix_bytes, more):
     stream = stream_of(directory, partitions)
     tokens = [t for documents in partitions for d in documents for t in d["tokens"]]
     assert stream.n_tokens == len(tokens)
-    samples = len(tokens) // length
+    begin = more.draw(st.just(0) | st.integers(0, len(tokens)))
+    samples = (len(tokens) - begin) // length
     first = more.draw(st.integers(0, samples))
     last = more.draw(st.integers(first, samples))
-    start, stop = first * length, last * length
+    start, stop = begin + first * length, begin + last * length
     assert stream.tokens(start, stop).tolist() == tokens[start:stop]
-    found = found_pieces(stream, start, stop, length, prefix_bytes)
-    assert found == slow_pieces(partitions, start, stop, length, prefix_bytes)
-    covered = [p["sample"] * length + p["offset"] + i for p in found for i in range(p["tokens"])]
+    found = found_pieces(stream, start, stop, length, prefix_bytes, begin)
+    assert found == slow_pieces(partitions, start, stop, length, prefix_bytes, begin)
+    assert found == found_pieces(stream.narrowed(start, stop), start, stop, length, prefix_bytes, begin)
+    covered = [begin + p["sample"] * length + p["offset"] + i for p in found for i in range(p["tokens"])]
     assert covered == list(range(start, stop)), "a token of the range is in no piece, or in two"
+
+
+@settings(deadline=None, max_examples=50)
+@given(partition_lists(), st.integers(0, 300), st.integers(0, 300))
+def test_partitions_of_a_range_are_those_that_hold_a_token_of_it(directory, partitions, start, stop):
+    stream = stream_of(directory, partitions)
+    held = [range(p.start, p.start + p.n_tokens) for p in stream.partitions]
+    wanted = [
+        p for p, r in zip(stream.partitions, held, strict=True) if set(r).intersection(range(start, stop))
+    ]
+    assert list(stream.overlapping(start, stop)) == wanted
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), max_size=30))
+def test_ranges_that_lie_near_each_other_are_read_at_once(directory, ranges):
+    """Gaps of 10 tokens are read over, reads take 64 tokens: each range comes once, whole, in few reads."""
+    gaps, sizes = np.array(ranges, np.int64).reshape(-1, 2).T
+    stop = np.cumsum(gaps + sizes)
+    start = stop - sizes
+    documents = [{"high": 0, "low": 0, "tokens": (np.arange(stop[-1] if len(stop) else 1) % IDS).tolist()}]
+    stream = stream_of(directory, [documents])
+    seen, reads = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_stream, "GAP", 10)
+        patch.setattr(token_stream, "BLOCK", 64)
+        for a, b, base, tokens in stream.near(start, stop):
+            assert base == start[a]
+            assert len(tokens) == stop[b - 1] - base <= 64
+            assert (start[a + 1 : b] - stop[a : b - 1] <= 10).all()
+            assert tokens.tolist() == [t % IDS for t in range(base, base + len(tokens))]
+            seen += range(a, b)
+            reads.append((base, base + len(tokens)))
+    assert seen == list(range(len(ranges)))
+    for (first, last), (following, _) in itertools.pairwise(reads):
+        end = stop[np.searchsorted(start, following)]
+        assert following - last > 10 or end - first > 64, "two reads that could be one"
 
 
 @settings(deadline=None)

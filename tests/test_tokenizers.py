@@ -224,6 +224,22 @@ def test_one_long_document(vocabularies: dict[str, Vocabulary]) -> None:
     assert apart(ids, ends) == oracle(vocabulary, [text])
 
 
+def test_long_documents_without_words(vocabulary: Vocabulary) -> None:
+    rng = np.random.default_rng(17)
+    drawn = [
+        "".join(map(chr, rng.integers(low, high, 10_000))) for low, high in ((0x4E00, 0x9FFF), (0xE01, 0xE2F))
+    ]
+    texts = [
+        *drawn,
+        rng.bytes(30_000).hex(),
+        "a" * 30_000,
+        "\n" * 30_000,
+        "\U0001f469\u200d\U0001f680" * 5_000,
+    ]
+    found = apart(*Encoder(vocabulary, "fastokens", append="none").encode(column(texts)))
+    assert found == oracle(vocabulary, texts)
+
+
 # ---- BOS and EOS -----------------------------------------------------------------------------------------
 
 

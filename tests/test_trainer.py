@@ -14,6 +14,7 @@ import pytest
 from winnow.pipelines import open_run, run
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
+from winnow.pipelines.tracing import Tracer
 
 if importlib.util.find_spec("streaming") is None:
     pytest.skip("mosaicml-streaming is the reader: pip install 'winnow[train]'", allow_module_level=True)
@@ -36,7 +37,7 @@ run = open_run(sys.argv[1])
 owner = {}
 for source in run.places:
     stage = run.stage(source, "shards")
-    entries = run.entries(source, "train")
+    entries = mds.read_index(open(f"{stage}/train/index.json", "rb").read())
     first = 0
     for entry in entries:
         raw = open(f"{stage}/train/{entry['raw_data']['basename']}", "rb").read()
@@ -97,7 +98,7 @@ def test_an_epoch_draws_the_mixture(corpus, tmp_path: Path) -> None:
     assert len(set(result["first"])) == 3, "the order is mixed"
     opened = open_run(str(out))
     for source, sample, text in result["texts"]:
-        pieces = opened.trace_sample(source, "train", sample)
+        pieces = Tracer(opened).sample(source, "train", sample)
         whole = [p for p in pieces if p.byte_end - p.byte_start > 40]
         assert whole
         for piece in whole:

@@ -14,6 +14,7 @@ from winnow.pipelines.located import RecipeError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.report import classifier_lines
+from winnow.pipelines.tracing import Tracer
 
 SILENT = Progress(stream=None)
 GOOD = ["theorem", "proof", "lemma", "energy", "cell", "equation", "history", "river", "because", "therefore"]
@@ -96,7 +97,7 @@ def test_the_best_quarter_stays_and_it_is_the_good_one(made):
     assert facts["dropped"] == {"fasttext.useful.keep_fraction": 150}
     assert facts["kept_documents"] == 50
     opened = open_run(str(out))
-    words = opened.decode(opened.sample_tokens("web", "train", 0)).split()
+    words = opened.decode(Tracer(opened).tokens("web", "train", 0)).split()
     assert set(words) & set(GOOD)
     assert not set(words) & set(BAD)
 

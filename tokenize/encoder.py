@@ -75,12 +75,16 @@ class BackendChoice:
 
 
 def prepare(
-    source: TokenizerSource, *, eos_token: str | None = None, bos_token: str | None = None
+    source: TokenizerSource,
+    *,
+    eos_token: str | None = None,
+    bos_token: str | None = None,
+    pad_token: str | None = None,
 ) -> Vocabulary:
     """Read a tokenizer file into a Vocabulary.
 
-    ``eos_token`` and ``bos_token`` name an added token each; by default well-known names are looked for among
-    the special ones, and an id stays None where there is none (GPT-NeoX has no BOS).
+    ``eos_token``, ``bos_token`` and ``pad_token`` name an added token each; by default well-known names are looked
+    for among the special ones, and an id stays None where there is none (GPT-NeoX has no BOS, Mistral no padding).
 
     Raises TokenizerError where the file is not a tokenizer or has no added token of the given name.
     """
@@ -96,7 +100,7 @@ def prepare(
     roles = (
         _pick(added, bos_token, BOS_NAMES, source.origin),
         _pick(added, eos_token, EOS_NAMES, source.origin),
-        _pick(added, None, PAD_NAMES, source.origin),
+        _pick(added, pad_token, PAD_NAMES, source.origin),
     )
     if _neutralise(document, [added[name] for name in roles if name is not None]):
         content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,254 @@
+"""What are the statistics of a run's mixture?
+
+`mixture.json`, which `winnow stats` shows: per source what was read, dropped and kept, what the recipe wanted, what the
+mixture draws of it, and what the shards really give. Everything is counted from the stages' records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from winnow.pipelines import dedup_statistics, grouping, models, pack, sampling
+from winnow.pipelines.planned_mixture import printed_findings, printed_values
+from winnow.pipelines.records import SCHEMA_VERSION, Record, total
+from winnow.shards import feed, mixture, storage
+
+if TYPE_CHECKING:
+    from winnow.pipelines.corpus import Corpus, SourceRun
+    from winnow.pipelines.engine import Done
+    from winnow.pipelines.mixing import Mixing, SourceShards
+
+MULTIPLE = 128
+"""Rows of an embedding that matrix units like: NVIDIA's guides, and MPT-7B's 50,432."""
+
+
+def mixture_facts(corpus: Corpus) -> dict[str, Any]:
+    """What mixture.json holds."""
+    recipe, main = corpus.recipe, corpus.mixings[0]
+    drawn = [realised_rows(corpus, i) for i in range(len(corpus.mixings))]
+    sources = [
+        _source_facts(corpus, source) | _share_facts(corpus, source, share)
+        for source, share in zip(corpus.sources.values(), corpus.shares, strict=True)
+    ]
+    _add_realised(corpus, sources, drawn)
+    vocabulary = corpus.vocabulary
+    return {
+        "schema": SCHEMA_VERSION,
+        "name": recipe.name,
+        "output": recipe.mixture.output,
+        "pack": recipe.sequence.pack,
+        "sequence_length": main.packing.length,
+        "tokenizer": {
+            "name": recipe.tokenizer.name,
+            "size": vocabulary.size,
+            "max_id": vocabulary.max_id,
+            "dtype": vocabulary.dtype,
+            "eos_id": vocabulary.eos_id,
+            "pad_id": vocabulary.pad_id if recipe.sequence.pack != "concat" else None,
+            "model_vocab": recipe.tokenizer.model_vocab,
+            "padded_vocab": -(-(vocabulary.max_id + 1) // MULTIPLE) * MULTIPLE,
+        },
+        "budget_tokens": round(sum(share.effective_tokens for share in corpus.shares)),
+        "epoch_rows": main.epoch_rows,
+        "packings": [
+            {
+                "name": m.packing.name,
+                "length": m.packing.length,
+                "share": m.packing.share,
+                "epoch_rows": m.epoch_rows,
+            }
+            for m in corpus.mixings
+        ],
+        "mixed": [_mixed_facts(m) for m in corpus.mixings if m.published],
+        "mixture_groups": [{"name": n, "of": list(g.of)} for n, g in recipe.mixture.groups.items()],
+        "sources": sources,
+        "warnings": _warnings(corpus),
+        "printed": [asdict(finding) for finding in printed_findings(recipe)],
+        "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
+        "dedup": dedup_statistics.of_groups(recipe, corpus.sources, corpus.lasting),
+    }
+
+
+def stream_specs(corpus: Corpus, number: int, split: str) -> list[feed.StreamSpec]:
+    """The streams that a trainer reads in one packing: of each source with samples, or the mixed one."""
+    mixing = corpus.mixings[number]
+    if split == "train" and mixing.published:
+        done, rows = mixing.published.done, mixing.epoch_rows
+        return [
+            feed.StreamSpec(name="mixed", location=done.location, split=split, samples=rows, proportion=1.0)
+        ]
+    specs = []
+    for source in corpus.sources.values():
+        shards, proportion = source.shards[number], mixing.proportions[source.name]
+        rows = shards.published.rows(split)
+        if rows and proportion:
+            specs.append(
+                feed.StreamSpec(
+                    name=source.name,
+                    location=shards.published.done.location,
+                    split=split,
+                    samples=rows,
+                    proportion=proportion,
+                )
+            )
+    return specs
+
+
+def realised_rows(corpus: Corpus, number: int) -> dict[str, int]:
+    """Samples by source that an epoch of the trainer really gives."""
+    mixing = corpus.mixings[number]
+    if mixing.mixed:
+        gone = mixing.left.rows_dropped_of if mixing.left else {}
+        return {name: n - gone.get(name, 0) for name, n in mixing.mixed.realised.items()}
+    specs = stream_specs(corpus, number, "train")
+    return feed.rows_drawn(specs, mixing.epoch_rows, corpus.recipe.seed)
+
+
+def _add_realised(
+    corpus: Corpus, sources: Sequence[dict[str, Any]], drawn: Sequence[Mapping[str, int]]
+) -> None:
+    """What the shards and the loader really give, beside what was planned."""
+    numbers = range(len(drawn)) if corpus.recipe.sequence.curriculum else range(1)
+    for facts in sources:
+        name = facts["name"]
+        facts["rows_drawn"] = sum(corpus.mixings[i].draws[name] for i in numbers)
+        facts["realised"] = {
+            "rows": sum(drawn[i].get(name, 0) for i in numbers),
+            "tokens": sum(
+                round(drawn[i].get(name, 0) * corpus.mixings[i].tokens_per_row[name]) for i in numbers
+            ),
+        }
+    whole = sum(facts["realised"]["tokens"] for facts in sources)
+    for facts in sources:
+        tokens, there = facts["realised"]["tokens"], facts["train"]["sample_tokens"]
+        facts["realised"] |= {
+            "proportion": tokens / whole if whole else 0.0,
+            "epochs": tokens / there if there else 0.0,
+        }
+
+
+def _share_facts(corpus: Corpus, source: SourceRun, share: mixture.Share) -> dict[str, Any]:
+    settings = corpus.recipe.sources[source.name]
+    return {
+        "weight": settings.weight,
+        "wanted": share.wanted,
+        "proportion": share.proportion,
+        "effective_tokens": share.effective_tokens,
+        "epochs": share.epochs,
+        "unique_factor": share.unique_factor,
+        "effective_unique_tokens": share.effective_unique_tokens,
+        "printed": printed_values(settings.printed),
+    }
+
+
+def _source_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any]:
+    assert source.tokens is not None
+    read, kept = source.documents.records, source.filters.records
+    return {
+        "name": source.name,
+        "files": len(source.plan.files),
+        "splits": len(source.plan.splits),
+        "sampled": sampling.sampled_facts(source),
+        "stored_bytes": total(read, "stored_bytes"),
+        "rows": total(read, "rows"),
+        "text_bytes": total(read, "text_bytes"),
+        "truncated_files": sorted({f for r in read for f in r.counts["truncated"]}),
+        "lost": total(read, "lost") or {},
+        "lost_bytes": total(read, "lost_bytes") or {},
+        "rewritten_chars": total(read, "rewritten_chars") or {},
+        "dropped": total(kept, "dropped") or {},
+        "dropped_bytes": total(kept, "dropped_bytes") or {},
+        "failing": _added(total(read, "failing") or {}, total(kept, "failing") or {}),
+        "only": _added(total(read, "only") or {}, total(kept, "only") or {}),
+        "details": _details((*read, *kept)),
+        "duplicates": sum(total(done.records, "dropped", source.name) for done in source.steps),
+        "dedup": dedup_statistics.of_source(source),
+        "kept_documents": total(source.tokens.records, "documents"),
+        "kept_bytes": total(source.tokens.records, "text_bytes"),
+        "tokens": total(source.tokens.records, "tokens"),
+        "excluded": _excluded_facts(corpus, source),
+        "groups": grouping.groups_of(source.groups) if source.groups else {},
+    } | {split: _split_facts(corpus, source, split) for split in pack.SPLITS}
+
+
+def _added(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return {key: a.get(key, 0) + b.get(key, 0) for key in sorted(a | b)}
+
+
+def _details(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """By first failing rule, where it has a detail: documents by that."""
+    rules = sorted({rule for record in records for rule in record.counts.get("details", {})})
+    return {rule: total(records, "details", rule) for rule in rules}
+
+
+def _classifier_facts(done: Done) -> dict[str, Any]:
+    """What a classifier of the recipe was trained on, and how it does on the examples held out."""
+    report = orjson.loads(storage.read_bytes(storage.join(done.location, "report.json")))
+    return {"model": f"stages/{done.stage.directory}/{models.FILE}", **report}
+
+
+def _parts(corpus: Corpus, source: SourceRun, split: str) -> Sequence[SourceShards]:
+    """What a split's samples are in: all phases of a curriculum, which share the stream, or the main packing."""
+    return source.shards if corpus.recipe.sequence.curriculum and split == "train" else source.shards[:1]
+
+
+def _split_facts(corpus: Corpus, source: SourceRun, split: str) -> dict[str, int]:
+    """Of a split's stream, and of the samples it makes.
+
+    documents, tokens, text_bytes : of the stream
+    rows, sample_tokens : samples that can be drawn, after takedowns, and the tokens of documents in them
+    remainder_tokens : at the stream's end, in no sample
+    """
+    assert source.shuffled is not None
+    records: list[Record] = source.shuffled.split(split)
+    facts = {what: total(records, what) for what in ("documents", "tokens", "text_bytes")}
+    parts = _parts(corpus, source, split)
+    facts |= {"rows": sum(p.rows(split) for p in parts), "sample_tokens": sum(p.tokens(split) for p in parts)}
+    facts["shards"] = sum(len(p.published.entries[split]) for p in parts)
+    for what in ("remainder_tokens", "padding_tokens", "cut_documents"):
+        facts[what] = sum(p.packed.facts(split)[what] for p in parts)
+    return facts
+
+
+def _excluded_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any] | None:
+    """What the source's lists took out of the published samples of the main packing; None without lists."""
+    if source.excluded is None:
+        return None
+    counts = source.excluded.counts
+    facts = {key: counts[key] for key in ("documents", "entries", "not_found", "not_found_first")}
+    found = [part.left for part in source.shards[:1] if part.left]
+    facts["rows"] = sum(left.counts(split)["rows_dropped"] for left in found for split in pack.SPLITS)
+    facts["tokens"] = sum(left.counts(split)["excluded_tokens"] for left in found for split in pack.SPLITS)
+    facts["other_tokens"] = sum(left.counts(split)["other_tokens"] for left in found for split in pack.SPLITS)
+    if (mixed := corpus.mixings[0].left) is not None:
+        facts["mixed_rows"] = mixed.rows_dropped_of.get(source.name, 0)
+    return facts
+
+
+def _mixed_facts(mixing: Mixing) -> dict[str, Any]:
+    assert mixing.published is not None
+    return {
+        "packing": mixing.packing.name,
+        "rows": mixing.published.rows("train"),
+        "shards": len(mixing.published.entries["train"]),
+        "dropped_rows": mixing.left.counts("train") if mixing.left else None,
+    }
+
+
+def _warnings(corpus: Corpus) -> list[str]:
+    found = mixture.warnings(corpus.shares)
+    for source in corpus.sources.values():
+        found += sampling.sampled_warnings(source)
+        for part in source.shards:
+            found += pack.warnings(source.name, part.packed)
+        if source.excluded and source.excluded.counts["not_found"]:
+            counts = source.excluded.counts
+            shown = ", ".join(repr(entry) for entry in counts["not_found_first"][:3])
+            found.append(
+                f"{source.name}: {counts['not_found']:,} of {counts['entries']:,} entries of its exclude lists name no "
+                f"document that stands: {shown}"
+            )
+    return found
