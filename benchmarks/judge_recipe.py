@@ -1,6 +1,6 @@
 """Is curated text worth more to a small model than the text it was made from?
 
-    python benchmarks/judge_recipe.py CORPORA [--mb 60] [--tokens 1.2M] [--seeds 3] [--model nano] [--out DIR]
+    python benchmarks/judge_recipe.py CORPORA [--mb 60] [--tokens 1M] [--seeds 3] [--model nano] [--out DIR]
 
 CORPORA is a folder of folders of `*.jsonl.zst` files. A pool of web pages as they lie there (HTML with its mark-up,
 documentation in many languages, spam, tables, government prose) becomes two runs: `raw` takes all of it, `curated` what
@@ -54,7 +54,7 @@ def main() -> None:
     )
     parser.add_argument("corpora", type=Path)
     parser.add_argument("--mb", type=float, default=60, help="of the pool's text")
-    parser.add_argument("--tokens", default="1.2M", help="of each training")
+    parser.add_argument("--tokens", default="1M", help="of each training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--batch", type=int, default=8)

@@ -13,7 +13,9 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from winnow.pipelines import interrupt, train_command
+from winnow.pipelines import audit_command, interrupt, train_command
+from winnow.pipelines.audit_command import RunArgument
+from winnow.pipelines.json_output import JsonOption, print_json
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.recipe import load, shipped, values
 
@@ -38,13 +40,9 @@ RecipeArgument = Annotated[
     typer.Argument(metavar="RECIPE", help="A path, or the name of a recipe that ships with Winnow.",
                    autocompletion=_recipes),
 ]  # fmt: skip
-SHOWN_PAIRS = 5
-"""Of `audit --duplicates`."""
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the recipe; repeatable.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="table (unless said), json, csv or markdown.")
 ]
@@ -55,7 +53,7 @@ def validate(recipe: RecipeArgument, settings: SetOption = None, json: JsonOptio
     """Check a recipe; every error is file:line:column: message."""
     checked = load(recipe, settings or [])
     if json:
-        _print_json(values(checked))
+        print_json(values(checked))
     else:
         print(f"{checked.name}: {_number_of(len(checked.sources), 'source')}, no errors")
 
@@ -77,7 +75,7 @@ def plan(
     facts = plan_report.plan_facts(made)
     match shown:
         case "json":
-            print(report.json_text(facts))
+            print_json(facts)
         case "csv":
             sys.stdout.write(report.csv_text(plan_report.CSV_HEADER, plan_report.csv_rows(facts)))
         case "markdown":
@@ -125,7 +123,7 @@ def run(
         print(f"stopped after {until}; the same command without --until continues {corpus.location}")
         return
     if json:
-        _print_json(corpus.mixture)
+        print_json(corpus.mixture)
         return
     from winnow.pipelines.report import print_report
     from winnow.shards.feed import lines_for_reading
@@ -165,126 +163,30 @@ def stats(
     json: JsonOption = False,
 ) -> None:
     """Print the mixture table and what became of the documents."""
-    from winnow.pipelines import mixture_report, report
+    from winnow.pipelines import mixture_by_field, mixture_report, report
     from winnow.pipelines.finished import open_run
 
     shown = _format(format_, json)
     facts = open_run(run).mixture
-    if by is not None and by not in (known := mixture_report.fields_of(facts)):
+    if by is not None and by not in (known := mixture_by_field.fields_of(facts)):
         there = f"there are {', '.join(known)}" if known else "the recipe names none"
         raise typer.BadParameter(f"{by!r} is no field of mixture.group_by; {there}", param_hint="--by")
     match shown:
         case "json":
-            print(report.json_text(facts if by is None else list(mixture_report.by_rows(facts, by))))
+            print_json(facts if by is None else list(mixture_by_field.by_rows(facts, by)))
         case "csv" if by is not None:
-            sys.stdout.write(report.csv_text(mixture_report.BY_HEADER, mixture_report.by_rows(facts, by)))
+            sys.stdout.write(report.csv_text(mixture_by_field.BY_HEADER, mixture_by_field.by_rows(facts, by)))
         case "csv":
             sys.stdout.write(report.csv_text(mixture_report.CSV_HEADER, mixture_report.csv_rows(facts)))
         case "markdown":
-            grids = mixture_report.mixture_grids(facts) if by is None else [mixture_report.by_grid(facts, by)]
+            grids = (
+                mixture_report.mixture_grids(facts) if by is None else [mixture_by_field.by_grid(facts, by)]
+            )
             print("\n\n".join(map(report.markdown, grids)))
         case _ if by is not None:
-            report.print_grid(mixture_report.by_grid(facts, by), report.output())
+            report.print_grid(mixture_by_field.by_grid(facts, by), report.output())
         case _:
             report.print_report(facts)
-
-
-@app.command()
-def audit(
-    run: RunArgument,
-    filter_: Annotated[
-        str | None,
-        typer.Option("--filter", help="A rule, a filter (all its rules), or a step of dedup; with --sample."),
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="Show so many documents that --filter dropped, or pairs.")
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="Only documents of this source; with --sample.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the sample; default: the run's.")] = None,
-    doc: Annotated[
-        str | None, typer.Option(help="Id of a document: what became of it, and by which numbers?")
-    ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Show the document's text too; with --doc.")] = False,
-    duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--duplicates",
-            help="Show duplicates beside the documents kept instead (--sample of them, 5 unless said, by the step "
-            "--filter), or with --doc all that were dropped for that document.",
-        ),
-    ] = False,
-    json: JsonOption = False,
-) -> None:
-    """Show what was dropped: a table source by rule, a sample of dropped documents, or one document's story."""
-    from dataclasses import asdict
-
-    from winnow.pipelines import audit_report
-    from winnow.pipelines.audit import audit_facts, sample_dropped
-    from winnow.pipelines.audit_document import document_story
-    from winnow.pipelines.finished import open_run
-
-    if duplicates:
-        _audit_duplicates(run, filter_, sample, source, seed, doc, json=json)
-        return
-    if (filter_ is None) != (sample is None) or (doc is not None and sample is not None):
-        raise typer.BadParameter("give --filter and --sample, or --doc, or neither")
-    if sample is None and (source is not None or seed is not None):
-        raise typer.BadParameter("--source and --seed are about a sample: give --filter and --sample, too")
-    if text and doc is None:
-        raise typer.BadParameter("--text is about one document: give --doc, too")
-    opened = open_run(run)
-    if filter_ is not None and sample is not None:
-        documents = sample_dropped(opened, filter_, sample, source, seed)
-        if json:
-            _print_json([asdict(document) for document in documents])
-        else:
-            audit_report.print_sample(filter_, documents)
-    elif doc is not None:
-        story = document_story(opened, doc, text=text)
-        if json:
-            _print_json(asdict(story))
-        else:
-            audit_report.print_story(story)
-    else:
-        facts = audit_facts(opened.mixture)
-        if json:
-            _print_json(facts)
-        else:
-            audit_report.print_audit(facts)
-
-
-def _audit_duplicates(
-    run: str,
-    step: str | None,
-    sample: int | None,
-    source: str | None,
-    seed: int | None,
-    doc: str | None,
-    *,
-    json: bool,
-) -> None:
-    from dataclasses import asdict
-
-    from winnow.pipelines import audit_pairs, audit_pairs_report
-    from winnow.pipelines.finished import open_run
-
-    opened = open_run(run)
-    if doc is not None:
-        if not (step is sample is source is seed is None):
-            raise typer.BadParameter(
-                "--duplicates --doc shows one document's cluster; nothing else goes with it"
-            )
-        members = audit_pairs.cluster_of(opened, doc)
-        if json:
-            _print_json([asdict(member) for member in members])
-        else:
-            audit_pairs_report.print_cluster(doc, members)
-        return
-    pairs = audit_pairs.sample_pairs(opened, sample or SHOWN_PAIRS, source, seed, step)
-    if json:
-        _print_json([asdict(pair) for pair in pairs])
-    else:
-        audit_pairs_report.print_pairs(pairs)
 
 
 @app.command()
@@ -317,7 +219,7 @@ def trace(
     tracer = Tracer(open_run(run))
     if doc is not None:
         if json:
-            _print_json(asdict(tracer.document(doc, packing)))
+            print_json(asdict(tracer.document(doc, packing)))
         else:
             names = [packing] if packing else [way.name for way in tracer.packings]
             print("\n".join(tracing_report.said_of_document([tracer.document(doc, name) for name in names])))
@@ -326,7 +228,7 @@ def trace(
     assert sample is not None
     pieces = tracer.sample(stream, split, sample, packing)
     if json:
-        _print_json([asdict(p) for p in pieces])
+        print_json([asdict(p) for p in pieces])
         return
     for p in pieces:
         print(tracing_report.said_of_piece(p))
@@ -342,7 +244,7 @@ def verify(run: RunArgument, json: JsonOption = False) -> None:
 
     problems = list(verifying.verify(open_run(run)))
     if json:
-        _print_json(problems)
+        print_json(problems)
     else:
         for problem in problems:
             print(problem)
@@ -375,7 +277,7 @@ def export(
     splits = exports.SPLITS if split is None else (split,)
     done = exports.export(open_run(run), cast(exports.Format, format_), out, sources=source, splits=splits)
     if json:
-        _print_json([asdict(part) for part in done])
+        print_json([asdict(part) for part in done])
         return
     for part in done:
         print(
@@ -406,7 +308,7 @@ def clean(
     else:
         sizes = opened.unreferenced()
     if json:
-        _print_json({"directories": sizes, "deleted": yes})
+        print_json({"directories": sizes, "deleted": yes})
         return
     for path, size in sizes.items():
         print(f"{show_bytes(size):>10}  {path}")
@@ -415,18 +317,13 @@ def clean(
     print(f"{show_bytes(sum(sizes.values()))} in {found}" + (f"; {done}" if sizes else ""))
 
 
+app.command()(audit_command.audit)
 app.command()(train_command.train)
 app.command()(train_command.compare)
 
 
 def _number_of(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
-
-
-def _print_json(value: Any) -> None:
-    import orjson
-
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, Work
-from winnow.pipelines.pack import provenance_name
+from winnow.pipelines.pack import provenance_name, put_shard
 from winnow.pipelines.records import Outputs, Stage, total
 from winnow.pipelines.tokens import spelling
 from winnow.shards import mds, storage, tables, token_stream
@@ -108,10 +108,7 @@ def _put_rows(spec: ShardSpec, reads: Sequence[Read], outputs: Outputs) -> mds.E
         picked = read.wanted - first
         # A first pass wants every row of a range once.
         filled.rows[read.where] = block if np.array_equal(picked, np.arange(len(block))) else block[picked]
-    shard = mds.finish_shard(filled, spec.layout, spec.shard)
-    for file, data in shard.files:
-        outputs.put(f"train/{file}", memoryview(data))  # type: ignore[arg-type]
-    return shard.entry
+    return put_shard(mds.finish_shard(filled, spec.layout, spec.shard), "train", outputs)
 
 
 def _reads(spec: ShardSpec) -> Iterator[tuple[str, Read]]:

@@ -46,6 +46,10 @@ Count = Annotated[int, BeforeValidator(parse_count)]
 Number = Annotated[float, BeforeValidator(weight)]
 
 
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -85,7 +89,7 @@ class Mixture(Settings):
     output: Literal["streams", "mixed"] = "streams"
     """`streams`: a stream of shards per source, mixed by the trainer's loader in the shares of `streams.yaml`.
     `mixed`: one stream, in an order that is the mixture."""
-    group_by: tuple[Text, ...] = ()
+    group_by: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = ()
     """Fields of `meta` that the statistics are also counted by."""
 
 

@@ -205,12 +205,10 @@ class ShardSpec:
 def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
     """Write one shard and its provenance; the record holds the shard's index entry."""
     samples, first, last = spec.samples, spec.first_row, spec.last_row
-    rows = samples.rows(first, last)
-    shard = mds.write_shard(rows, spec.layout, spec.shard)
-    del rows
-    for file, data in shard.files:
-        outputs.put(f"{spec.split}/{file}", memoryview(data))  # type: ignore[arg-type]
-    del shard.files[:]
+    blank = mds.blank_shard(last - first, spec.layout)
+    samples.read(first, blank.rows)
+    entry = put_shard(mds.finish_shard(blank, spec.layout, spec.shard), spec.split, outputs)
+    del blank
     sizes, prefix = spelling(spec.tokenizer)
     tokens = 0
     with (
@@ -224,9 +222,16 @@ def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
         "split": spec.split,
         "rows": last - first,
         "tokens": tokens,
-        "entry": shard.entry,
+        "entry": entry,
     }
     return counts if samples.pad_id is not None else counts | _cut_counts(samples, first, last)
+
+
+def put_shard(shard: mds.Shard, split: str, outputs: Outputs) -> mds.Entry:
+    """Commit a shard, and return its entry: when this is done nobody holds its bytes any more."""
+    for file, data in shard.files:
+        outputs.put(f"{split}/{file}", memoryview(data))  # type: ignore[arg-type]
+    return shard.entry
 
 
 def provenance_name(split: str, shard: int) -> str:

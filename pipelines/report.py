@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
@@ -28,8 +27,6 @@ SHORTEST = 8
 """Characters of a name that stay, at least, where it is cut to make room for numbers."""
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
 """What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection"), and what prevents it."""
-OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Controls that JSON allows in a string as they are: of terminals, and of the direction of writing."""
 PIPE_COLUMNS = 1000
 """Width where nobody has one: a file or a pipe takes every table whole (rich would break it at 80)."""
 
@@ -188,12 +185,6 @@ def _harmless(value: Any) -> Any:
         return value
     text = one_line(value)
     return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def json_text(value: Any) -> str:
-    """JSON in which every character that a terminal could obey is an escape."""
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def funnel_table(facts: dict[str, Any]) -> Table:

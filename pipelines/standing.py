@@ -114,7 +114,9 @@ def texts_of(standing: Standing, columns: Sequence[str] = ("id",)) -> Iterator[T
         keep = table.column("keep")
         cuts = [step.take(n).column("cuts") for step in steps]
         if pc.any(keep).as_py():
-            texts, is_cut = batch.column("text").filter(keep), False
+            texts, is_cut = batch.column("text"), False
+            if not pc.all(keep).as_py():
+                texts = texts.filter(keep)
             for column in cuts:
                 mine = column.filter(keep)
                 if mine.null_count < len(mine):

@@ -31,11 +31,11 @@ import pyarrow as pa
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Request, RunError, Work
 from winnow.pipelines.exclude import Excluded, Ids
+from winnow.pipelines.pack import SPLITS, put_shard
 from winnow.pipelines.records import Outputs, Record, Stage, total
 from winnow.shards import mds, storage, tables, token_stream
 
 VERSION = 1
-SPLITS = ("train", "val")
 COUNTED = ("rows", "tokens", "rows_dropped", "excluded_tokens", "other_tokens")
 
 
@@ -92,8 +92,9 @@ def takedown_task(spec: TakedownSpec, outputs: Outputs) -> dict[str, Any]:
     rows = mds.read_rows(mds.raw_shard(stored, spec.entry), spec.entry, 0, n_rows)[left]
     del stored
     shard = mds.write_shard(rows, mds.layout_of(spec.entry), number_of(spec.entry))
-    for file, data in shard.files:
-        outputs.put(f"{spec.split}/{file}", memoryview(data))  # type: ignore[arg-type]
+    del rows
+    entry = put_shard(shard, spec.split, outputs)
+    del shard
     with (
         outputs.file(provenance) as path,
         tables.RowWriter(path, token_stream.PROVENANCE_SCHEMA) as writer,
@@ -101,7 +102,7 @@ def takedown_task(spec: TakedownSpec, outputs: Outputs) -> dict[str, Any]:
         for batch in tables.parquet_batches(storage.join(spec.base, provenance)):
             at = (batch.column("sample").to_numpy() - np.uint64(first)).astype(np.int64)
             writer.write(batch.filter(pa.array(left[at])))
-    return counts | {"entry": shard.entry}
+    return counts | {"entry": entry}
 
 
 def _pieces(spec: TakedownSpec, place: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from winnow.pipelines import interrupt
+from winnow.pipelines.json_output import JsonOption, print_json
 from winnow.pipelines.numbers import parse_count
 from winnow.pipelines.train_settings import SHAPES, TrainInputError, TrainSettings
 
@@ -37,7 +38,6 @@ EveryOption = Annotated[
     typer.Option(metavar="STEPS", help="Between checkpoints, each with an evaluation; default: five in all."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def train(
@@ -71,7 +71,7 @@ def train(
         lambda: train_loop.train(run, out, settings, heldout=heldout, device=device, say=_say)
     )
     if json:
-        _print_json(result)
+        print_json(result)
     else:
         train_report.print_result(result, out)
 
@@ -103,7 +103,7 @@ def compare(
         lambda: comparing.compare((run_a, run_b), heldout, out, settings, seeds, device=device, say=_say)
     )
     if json:
-        _print_json(facts)
+        print_json(facts)
     else:
         comparing.print_comparison(facts)
 
@@ -147,9 +147,3 @@ def _interruptible(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    import orjson
-
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

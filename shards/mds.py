@@ -192,29 +192,6 @@ def index_json(entries: Sequence[Entry]) -> bytes:
     return json.dumps({"version": 2, "shards": list(entries)}, sort_keys=True).encode()
 
 
-def merge_indexes(parts: Sequence[tuple[str, dict]]) -> dict:
-    """One index over parts that lie in sub-directories.
-
-    Parts are (directory relative to the merged index, the part's index object); readers accept a
-    directory in a basename, so files stay where they are. Shards keep the order given. Raises
-    ValueError for a directory that is not relative, plain and POSIX, and when two shards would be
-    the same file.
-    """
-    entries: list[Entry] = []
-    for prefix, index in parts:
-        if prefix in ("", ".") or not _is_plain_path(prefix):
-            raise ValueError(f"{prefix!r} is not a relative directory below the index")
-        for entry in index["shards"]:
-            files = {key: entry[key] for key in ("raw_data", "zip_data") if entry[key]}
-            moved = {key: {**file, "basename": f"{prefix}/{file['basename']}"} for key, file in files.items()}
-            entries.append({**entry, **moved})
-    names = [entry["raw_data"]["basename"] for entry in entries]
-    if len(set(names)) < len(names):
-        twice = next(name for name in sorted(names) if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is in the merged index twice")
-    return {"version": 2, "shards": entries}
-
-
 def read_index(index: bytes) -> list[Entry]:
     """The entries of an `index.json`, every field checked.
 

@@ -395,21 +395,3 @@ def _first(sentences: list[str], what: str) -> list[str]:
     if len(sentences) <= MOST_NAMED:
         return sentences
     return [*sentences[:MOST_NAMED], f"and {len(sentences) - MOST_NAMED:,} more sources {what}"]
-
-
-def mix(
-    names: Sequence[str],
-    weights: Mapping[str, float | None],
-    tokens: Mapping[str, int],
-    budget: int | None,
-    max_epochs: float | None = None,
-) -> list[Share]:
-    """The mixture of sources by relative weights, or by size where they have none."""
-    rule: Rule = "natural" if all(weights[n] is None for n in names) else "relative"
-    leaves = tuple(Leaf(n, tokens[n], weights[n]) for n in names)
-    return plan_mixture(Group("", rule, leaves), budget, None, max_epochs)
-
-
-def epoch_rows(shares: Sequence[Share], length: int) -> int:
-    """Rows of one epoch of the trainer's loader: the budget in whole samples, at least one."""
-    return max(1, round(sum(s.effective_tokens for s in shares)) // length)

@@ -66,9 +66,15 @@ class PackedRows:
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """Rows [first, last): the stream's dtype [last - first, length]. Reads each range of tokens once."""
+        return self.read(first, np.empty((last - first, self.length), np.dtype(self.stream.dtype)))
+
+    def read(self, first: int, rows: np.ndarray) -> np.ndarray:
+        """Fill an array [n, length] of the stream's dtype with the rows from `first` on, and return it."""
+        last, out = first + len(rows), rows.reshape(-1)
         if self.pad_id is None:
-            return self.stream.tokens(*self._range(first, last)).reshape(-1, self.length)
-        out = np.full((last - first) * self.length, self.pad_id, np.dtype(self.stream.dtype))
+            self.stream.read(self._range(first, last)[0], out)
+            return rows
+        out[:] = self.pad_id
         for window in self._windows(first, last):
             pieces, row = self._pieces(window, first, last)
             to = (row - first) * self.length + pieces["offset"]
@@ -76,7 +82,7 @@ class PackedRows:
             _copy(
                 self.stream, pieces["start"][order].astype(np.int64), pieces["tokens"][order], to[order], out
             )
-        return out.reshape(-1, self.length)
+        return rows
 
     def provenance(
         self, first: int, last: int, piece_bytes: np.ndarray | None, prefix_bytes: int

@@ -74,7 +74,11 @@ class TokenStream:
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) in one array of the stream's dtype."""
-        out = np.empty(stop - start, np.dtype(self.dtype))
+        return self.read(start, np.empty(stop - start, np.dtype(self.dtype)))
+
+    def read(self, start: int, out: np.ndarray) -> np.ndarray:
+        """Fill a flat array of the stream's dtype with the tokens from `start` on, and return it."""
+        stop = start + len(out)
         for p in self.overlapping(start, stop):
             a, b = max(start, p.start), min(stop, p.start + p.n_tokens)
             exchange.read_array(p.tokens, (a - p.start) * out.itemsize, out[a - start : b - start])
@@ -195,7 +199,8 @@ def _spelled(stream: TokenStream, a: np.ndarray, b: np.ndarray, piece_bytes: np.
     """int64[pieces]: bytes that the tokens [a, b) of each piece spell; pieces have tokens and ascend."""
     spelled = np.empty(len(a), np.int64)
     for low, high, base, tokens in stream.near(a, b):
-        sizes = piece_bytes[tokens]
+        # `clip` skips the check of every id, which an index would make.
+        sizes = np.take(piece_bytes, tokens, mode="clip")
         # By turns the sum of a piece and of what lies before the next one.
         edges = np.stack([a[low:high], b[low:high]], axis=1).reshape(-1)[:-1] - base
         spelled[low:high] = np.add.reduceat(sizes, edges, dtype=np.int64)[::2]

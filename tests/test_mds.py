@@ -343,24 +343,6 @@ def test_a_damaged_index_is_read_or_refused(position, byte):
     assert all(isinstance(mds.layout_of(entry), mds.Layout) for entry in entries)
 
 
-def test_merged_index_keeps_order_and_moves_names():
-    parts = []
-    for name in ("p10", "p2"):
-        shard = mds.write_shard(some_rows(2, SMALL), replace(SMALL, compression="zstd:3"), 0)
-        parts.append((f"web/{name}", {"version": 2, "shards": [shard.entry]}))
-    merged = mds.merge_indexes(parts)
-    names = [(entry["raw_data"]["basename"], entry["zip_data"]["basename"]) for entry in merged["shards"]]
-    assert names == [(f"web/{p}/shard.00000.mds", f"web/{p}/shard.00000.mds.zstd") for p in ("p10", "p2")]
-    assert mds.read_index(mds.index_json(merged["shards"])) == merged["shards"]
-    [before] = parts[0][1]["shards"]
-    assert before["raw_data"]["basename"] == "shard.00000.mds", "a part was changed"
-    assert merged["shards"][0] == {
-        **before,
-        "raw_data": {**before["raw_data"], "basename": names[0][0]},
-        "zip_data": {**before["zip_data"], "basename": names[0][1]},
-    }
-
-
 def test_level_is_used_and_3_without_one():
     rows = np.arange(25 * 8).reshape(25, 8)
     frames = {
@@ -394,18 +376,6 @@ def test_rows_filled_in_give_the_shard_of_their_copy():
         mds.finish_shard(mds.blank_shard(1, SMALL), SMALL, -1)
 
 
-@pytest.mark.parametrize("prefix", ["", ".", "..", "a/..", "a/../b", "/a", "a/", "a//b", "./a", "a\\b"])
-def test_prefixes_that_are_refused(prefix):
-    with pytest.raises(ValueError, match="is not a relative directory below the index"):
-        mds.merge_indexes([(prefix, {"version": 2, "shards": []})])
-
-
-def test_the_same_part_twice_is_refused():
-    part = {"version": 2, "shards": [raw_and_entry()[1]]}
-    with pytest.raises(ValueError, match=r"'p/shard.00000.mds' is in the merged index twice"):
-        mds.merge_indexes([("p", part), ("p", part)])
-
-
 READ_ALL = """
 import hashlib, json, sys
 import numpy as np
@@ -432,15 +402,6 @@ def test_streamingdataset_reads_what_we_wrote(streaming, tmp_path):
         entries = write_ours(tmp_path / name, rows, layout)
         assert len(entries) > 1, "one shard only"
         expected[str(tmp_path / name)] = [50, layout.dtype, hashlib.sha1(rows.tobytes()).hexdigest()]
-    # Ten parts and more, two levels deep: where the library's own merge_index goes wrong.
-    rows, parts = some_rows(11 * 25, SMALL, seed=1), []
-    for part in range(11):
-        entries = write_ours(tmp_path / f"merged/web/p{part}", rows[part * 25 : part * 25 + 25], SMALL)
-        parts.append((f"web/p{part}", {"version": 2, "shards": entries}))
-    merged = mds.merge_indexes(parts)
-    (tmp_path / "merged/index.json").write_bytes(mds.index_json(merged["shards"]))
-    expected[str(tmp_path / "merged")] = [11 * 25, "uint16", hashlib.sha1(rows.tobytes()).hexdigest()]
-
     (tmp_path / "tmp").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", READ_ALL, *expected],

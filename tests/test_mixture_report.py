@@ -15,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
-from winnow.pipelines import command, mixture_report, plan_report, report
+from winnow.pipelines import command, mixture_by_field, mixture_report, plan_report, report
+from winnow.pipelines.json_output import json_text
+from winnow.pipelines.mixture_by_field import BY_HEADER, by_grid, by_rows
 from winnow.pipelines.mixture_report import (
-    BY_HEADER,
     CSV_HEADER,
-    by_grid,
-    by_rows,
     csv_rows,
     in_units,
     mixture_grid,
@@ -137,7 +136,7 @@ def test_what_there_is_nothing_of_has_no_column(mpt):
 def test_the_page_has_every_column():
     page = (Path(__file__).resolve().parents[1] / "docs" / "mixture.md").read_text()
     shown_columns = [c.column.heading for c in (*mixture_report.COLUMNS, *plan_report.COLUMNS)]
-    shown_columns += [c.heading for c in mixture_report.BY_COLUMNS if c.heading.startswith("~")]
+    shown_columns += [c.heading for c in mixture_by_field.BY_COLUMNS if c.heading.startswith("~")]
     assert {heading for heading in shown_columns if heading not in page} == set()
     families = ("heldout_", "realised_", "printed_")
     wanted = {name for name in CSV_HEADER if not name.startswith(families)}
@@ -385,7 +384,7 @@ def test_no_name_is_a_formula(name):
 
 def test_json_holds_no_control_and_loses_nothing():
     facts = {"values": [*HOSTILE[:-1], "\x7f\x85", "é日🙂"]}
-    text = report.json_text(facts)
+    text = json_text(facts)
     assert json.loads(text) == facts
     assert all(c.isprintable() or c == "\n" for c in text)
     assert "é日🙂" in text
@@ -409,7 +408,7 @@ def by_facts() -> dict:
 
 def test_a_table_by_a_field():
     facts = by_facts()
-    assert mixture_report.fields_of(facts) == ["lang"]
+    assert mixture_by_field.fields_of(facts) == ["lang"]
     rows = list(by_rows(facts, "lang"))
     assert [(r["source"], r["value"], r["share"]) for r in rows] == [
         ("code", "python", 0.5), ("code", "=c\x1b", 1 / 3), ("code", "(other)", 1 / 6), ("web", "(none)", 1.0)
@@ -433,7 +432,7 @@ def test_a_field_of_many_values_is_cut_where_people_read_it():
     values = [{"value": f"{'v' * 60}{i}", "documents": 1, "text_bytes": 9, "tokens": 3} for i in range(100)]
     facts = mixture_facts([source("code", 300, 1.0, 300.0, groups={"repo": values})])
     (section,) = by_grid(facts, "repo").sections
-    assert len(section) == mixture_report.SHOWN_VALUES + 1
+    assert len(section) == mixture_by_field.SHOWN_VALUES + 1
     assert section[0][1] == "v" * 40 + "…"
     assert section[-1][1:4] == ["… 60 more in --format csv", "180", "60.00%"]
     assert len(list(by_rows(facts, "repo"))) == 100
