@@ -57,7 +57,7 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
             {
                 "name": m.packing.name,
                 "length": m.packing.length,
-                "share": m.packing.share,
+                "share": m.packing.share if recipe.sequence.curriculum else None,
                 "epoch_rows": m.epoch_rows,
             }
             for m in corpus.mixings

@@ -115,7 +115,16 @@ def mixture_grid(facts: Mapping[str, Any]) -> Grid:
         f"Mixture of {facts['name']}", _source_lines(facts), facts.get("mixture_groups", []), COLUMNS, held
     )
     warnings = [f"warning: {warning}" for warning in facts.get("warnings", [])]
-    return replace(grid, notes=[*_epoch_notes(facts), *grid.notes, *_sampling_notes(facts), *warnings])
+    return replace(
+        grid,
+        notes=[
+            *_epoch_notes(facts),
+            *_vocabulary_note(facts),
+            *grid.notes,
+            *_sampling_notes(facts),
+            *warnings,
+        ],
+    )
 
 
 def grid_of(
@@ -275,15 +284,24 @@ def _cells(line: Line, columns: Sequence[Shown]) -> list[str]:
 def _epoch_notes(facts: Mapping[str, Any]) -> Iterator[str]:
     """How long an epoch of the trainer's loader is, of each packing."""
     packings = facts.get("packings") or []
-    if len(packings) < 2:
-        yield (
-            f"{facts['epoch_rows']:,} samples of {facts['sequence_length']:,} tokens in an epoch of the trainer"
-        )
-        return
+    mixed = {part["packing"]: part for part in facts.get("mixed", [])}
     for packing in packings:
+        label = f"{packing['name']}: " if len(packings) > 1 else ""
         share = "" if packing.get("share") is None else f", {packing['share']:.2%} of the run's tokens"
+        shards = ""
+        if part := mixed.get(packing["name"]):
+            shards = f", mixed in {part['shards']:,} shard{'' if part['shards'] == 1 else 's'}"
         rows, length = packing["epoch_rows"], packing["length"]
-        yield f"{packing['name']}: {rows:,} samples of {length:,} tokens in an epoch of the trainer{share}"
+        yield f"{label}{rows:,} samples of {length:,} tokens in an epoch of the trainer{shards}{share}"
+
+
+def _vocabulary_note(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a model's embedding must hold."""
+    if tokenizer := facts.get("tokenizer"):
+        rows = tokenizer["max_id"] + 1
+        given = tokenizer["model_vocab"]
+        more = f"; the model has {given:,}" if given else f", {tokenizer['padded_vocab']:,} in whole 128s"
+        yield f"token ids are 0 to {tokenizer['max_id']:,}: an embedding takes {rows:,} rows or more{more}"
 
 
 def _sampling_notes(facts: Mapping[str, Any]) -> Iterator[str]:

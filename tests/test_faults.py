@@ -28,22 +28,23 @@ LIMIT = 120
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sources that go through every step of dedup."""
+    """Two sources that go through every step of dedup, into one mixed stream without some documents."""
     root = tmp_path_factory.mktemp("faults")
     texts = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(STDLIB.glob("[a-z]*.py"))]
     # Copies that are equal, and copies with a word changed here and there: every step finds something.
     near = [text.replace("return", "give back", 3) for text in texts[20:40]]
     for part, name in enumerate(("left", "right")):
         with open(root / f"{name}.jsonl", "w") as file:
-            for text in texts[part:150:2] + texts[:10] + near[part::2]:
-                file.write(json.dumps({"text": text}) + "\n")
+            for i, text in enumerate(texts[part:150:2] + texts[:10] + near[part::2]):
+                file.write(json.dumps({"text": text, "key": f"{name}-{i}"}) + "\n")
+    (root / "gone.txt").write_text("right-30\nright-41\n")
     items = [" ".join(text.split()[100:140]) for text in texts[5:150:29]]
     (root / "items.jsonl").write_text("".join(json.dumps({"q": item}) + "\n" for item in items))
     path = root / "faults.yaml"
     path.write_text(f"""
 name: faults
-tokenizer: {{name: mistral-7b-v0.1}}
-sequence: {{length: 256}}
+tokenizer: {{name: mistral-7b-v0.1, pad_token: <unk>}}
+sequence: {{length: 256, pack: best-fit}}
 sources:
   left:
     read: {{format: jsonl, path: "{root}/left.jsonl"}}
@@ -51,13 +52,15 @@ sources:
     heldout: {{fraction: 0.05}}
     dedup: {{lines: true}}
   right:
-    read: {{format: jsonl, path: "{root}/right.jsonl"}}
+    read: {{format: jsonl, path: "{root}/right.jsonl", key: key}}
+    exclude: "{root}/gone.txt"
 dedup:
   exact: {{across: [left, right], by: normalised}}
   minhash: {{across: [left, right], threshold: 0.7, min_recall: 0.9}}
   bloom: {{across: [left, right], shards: 3}}
   substrings: {{across: [left, right]}}
   decontaminate: {{benchmarks: {{items: {{path: "{root}/items.jsonl", text: q}}}}}}
+mixture: {{epochs: 1.5, output: mixed}}
 limits: {{split_bytes: 600KB, partition_bytes: 1500KB}}
 shards: {{size_limit: 50KB}}
 """)
@@ -82,16 +85,14 @@ def finish(recipe: Path, out: Path, workers: int = 2) -> None:
 
 def published(out: Path) -> dict[str, str]:
     """Hashes of all that a run publishes and a trainer or auditor reads."""
-    opened = open_run(str(out))
+    roots = {f"dropped/{path.name}": path for path in (out / "dropped").iterdir()}
+    for stream in open_run(str(out)).manifest["streams"]:
+        roots[f"{stream['name']}/{stream['split']}"] = out / "stages" / stream["directory"]
     found = {}
-    for source in opened.places:
-        for kind in ("shards", "dropped"):
-            root = Path(opened.stage(source, "shards")) if kind == "shards" else out / "dropped" / source
-            for path in sorted(root.rglob("*")):
-                if path.is_file() and "records" not in path.parts:
-                    found[f"{kind}/{source}/{path.relative_to(root)}"] = hashlib.sha256(
-                        path.read_bytes()
-                    ).hexdigest()
+    for label, root in roots.items():
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "records" not in path.parts:
+                found[f"{label}/{path.relative_to(root)}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     found["mixture.json"] = hashlib.sha256((out / "mixture.json").read_bytes()).hexdigest()
     return found
 
@@ -107,6 +108,7 @@ def undisturbed(recipe: Path) -> dict[str, str]:
             took[step["step"]] += step["dropped"] + step["cut_documents"]
     assert len(took) == 6
     assert all(took.values()), f"a step that takes nothing shows nothing: {took}"
+    assert facts["mixed"][0]["dropped_rows"]["rows_dropped"], "nothing was excluded"
     return published(out)
 
 

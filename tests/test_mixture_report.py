@@ -216,6 +216,18 @@ def test_packings_are_told_apart():
     assert notes[1] == "8k: 13 samples of 8,192 tokens in an epoch of the trainer"
 
 
+def test_what_a_model_must_hold_and_where_a_mixed_stream_lies():
+    tokenizer = {"max_id": 50_276, "model_vocab": None, "padded_vocab": 50_304}
+    mixed = [{"packing": "", "shards": 30, "rows": 488_281}]
+    facts = mixture_facts([source("a", 10**6, 1.0, 10**6)], tokenizer=tokenizer, mixed=mixed)
+    assert mixture_grid(facts).notes[:2] == [
+        "488,281 samples of 2,048 tokens in an epoch of the trainer, mixed in 30 shards",
+        "token ids are 0 to 50,276: an embedding takes 50,277 rows or more, 50,304 in whole 128s",
+    ]
+    facts["tokenizer"] = tokenizer | {"model_vocab": 50_432}
+    assert mixture_grid(facts).notes[1].endswith("50,277 rows or more; the model has 50,432")
+
+
 # ---- groups --------------------------------------------------------------------------------------------------
 
 GROUPS = [{"name": "prose", "of": ["b", "old"]}, {"name": "old", "of": ["d", "a"]}]
