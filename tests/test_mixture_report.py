@@ -220,6 +220,7 @@ def test_what_a_model_must_hold_and_where_a_mixed_stream_lies():
     tokenizer = {"max_id": 50_276, "model_vocab": None, "padded_vocab": 50_304}
     mixed = [{"packing": "", "shards": 30, "rows": 488_281}]
     facts = mixture_facts([source("a", 10**6, 1.0, 10**6)], tokenizer=tokenizer, mixed=mixed)
+    facts["packings"][0]["share"] = None
     assert mixture_grid(facts).notes[:2] == [
         "488,281 samples of 2,048 tokens in an epoch of the trainer, mixed in 30 shards",
         "token ids are 0 to 50,276: an embedding takes 50,277 rows or more, 50,304 in whole 128s",
