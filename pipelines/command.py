@@ -66,12 +66,13 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Show what a run would read and make; starts no work."""
-    from winnow.pipelines import plan_dedup, plan_report, report
+    from winnow.pipelines import exclude, plan_dedup, plan_report, report
     from winnow.pipelines.planning import plan as make_plan
 
     shown = _format(format_, json)
     made = make_plan(load(recipe, settings or []))
     plan_dedup.check(made)
+    exclude.read_lists(made.recipe)
     facts = plan_report.plan_facts(made)
     match shown:
         case "json":
@@ -282,7 +283,7 @@ def export(
     for part in done:
         print(
             f"{part.source} {part.split}: {show_count(part.documents)} documents, {show_count(part.tokens)} tokens in "
-            f"{_number_of(len(part.files), 'file')}, {part.written} of them written now"
+            f"{_number_of(len(part.files), 'file')}; written now: {part.written}"
         )
 
 

@@ -21,6 +21,7 @@ from winnow.pipelines.mixed import Mixed, mixed_stream
 from winnow.pipelines.packings import Packing, packings
 from winnow.pipelines.planned_mixture import plan_shares
 from winnow.pipelines.recipe import Recipe
+from winnow.pipelines.records import total
 from winnow.shards import mds, mixture
 from winnow.tokenize.encoder import Vocabulary
 
@@ -110,9 +111,38 @@ def make_shards(engine: Engine, corpus: Corpus) -> None:
     done = iter(engine.together(*works))
     for source in sources:
         source.shards = [next(done) for _ in ways]
+    _check_filled(corpus)
     corpus.shares = plan_shares(recipe, {s.name: training_tokens(corpus, s) for s in sources})
     works_of_all = [_of_all(engine, corpus, i, way) for i, way in enumerate(ways)]
     corpus.mixings = engine.together(*works_of_all)
+
+
+def _check_filled(corpus: Corpus) -> None:
+    """Raises RecipeError where samples are so long that no source fills one, or a source that has a weight does not."""
+    recipe = corpus.recipe
+    place = ("sequence", "curriculum" if recipe.sequence.curriculum else "length")
+    lengths = [way.length for way in packings(recipe.sequence)]
+    shown = f"{min(lengths if recipe.sequence.curriculum else lengths[:1]):,}"
+    streams = {s.name: s.shards[0].packed.arranged.part["train"] for s in corpus.sources.values()}
+    if recipe.sequence.curriculum:
+        streams = {
+            s.name: total(s.shuffled.split("train"), "tokens") for s in corpus.sources.values() if s.shuffled
+        }
+    empty = [s for s in corpus.sources.values() if not training_tokens(corpus, s)]
+    if len(empty) == len(streams):
+        name = max(streams, key=lambda n: streams[n])
+        message = (
+            f"no source has the {shown} tokens of one sample; the largest, {name!r}, has {streams[name]:,}"
+        )
+        raise recipe.located(place, message)
+    for source in empty:
+        if recipe.sources[source.name].weight is None:
+            continue
+        read = total(source.documents.records, "rows")
+        has = f"has {streams[source.name]:,} training tokens, a sample takes {shown}"
+        why = has if streams[source.name] else f"has no training token: nothing is left of {read:,} rows"
+        message = f"source {source.name!r} {why}; take it out, shorten the samples, or loosen its filters"
+        raise recipe.located(("sources", source.name, "weight"), message)
 
 
 def training_tokens(corpus: Corpus, source: SourceRun) -> int:

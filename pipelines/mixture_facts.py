@@ -6,7 +6,7 @@ mixture draws of it, and what the shards really give. Everything is counted from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +101,8 @@ def realised_rows(corpus: Corpus, number: int) -> dict[str, int]:
     """Samples by source that an epoch of the trainer really gives."""
     mixing = corpus.mixings[number]
     if mixing.mixed:
-        gone = mixing.left.rows_dropped_of if mixing.left else {}
-        return {name: n - gone.get(name, 0) for name, n in mixing.mixed.realised.items()}
+        gone = {s: mixing.left.dropped_of(s)["rows_dropped"] if mixing.left else 0 for s in corpus.sources}
+        return {name: n - gone[name] for name, n in mixing.mixed.realised.items()}
     specs = stream_specs(corpus, number, "train")
     return feed.rows_drawn(specs, mixing.epoch_rows, corpus.recipe.seed)
 
@@ -219,12 +219,13 @@ def _excluded_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any] | None:
         return None
     counts = source.excluded.counts
     facts = {key: counts[key] for key in ("documents", "entries", "not_found", "not_found_first")}
-    found = [part.left for part in source.shards[:1] if part.left]
-    facts["rows"] = sum(left.counts(split)["rows_dropped"] for left in found for split in pack.SPLITS)
-    facts["tokens"] = sum(left.counts(split)["excluded_tokens"] for left in found for split in pack.SPLITS)
-    facts["other_tokens"] = sum(left.counts(split)["other_tokens"] for left in found for split in pack.SPLITS)
-    if (mixed := corpus.mixings[0].left) is not None:
-        facts["mixed_rows"] = mixed.rows_dropped_of.get(source.name, 0)
+    found = [left.dropped_of(source.name) for left in (source.shards[0].left, corpus.mixings[0].left) if left]
+    for name, what in (
+        ("rows", "rows_dropped"),
+        ("tokens", "excluded_tokens"),
+        ("other_tokens", "other_tokens"),
+    ):
+        facts[name] = sum(gone[what] for gone in found)
     return facts
 
 
@@ -238,8 +239,24 @@ def _mixed_facts(mixing: Mixing) -> dict[str, Any]:
     }
 
 
+def _too_long(corpus: Corpus) -> Iterator[str]:
+    """Lengths of samples that no document reaches."""
+    longest = {
+        s.name: max((r.counts["longest"] for r in s.tokens.records), default=0)
+        for s in corpus.sources.values()
+        if s.tokens
+    }
+    name = max(longest, key=lambda n: longest[n])
+    for mixing in corpus.mixings:
+        if mixing.packing.length > longest[name]:
+            yield (
+                f"no document reaches the {mixing.packing.length:,} tokens of a sample: the longest, of {name}, has "
+                f"{longest[name]:,}"
+            )
+
+
 def _warnings(corpus: Corpus) -> list[str]:
-    found = mixture.warnings(corpus.shares)
+    found = [*mixture.warnings(corpus.shares), *_too_long(corpus)]
     for source in corpus.sources.values():
         found += sampling.sampled_warnings(source)
         for part in source.shards:

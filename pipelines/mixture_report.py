@@ -111,9 +111,13 @@ def mixture_grids(facts: Mapping[str, Any]) -> list[Grid]:
 def mixture_grid(facts: Mapping[str, Any]) -> Grid:
     """A row for each source, group and held-out split, and one for the whole."""
     held = [_held_out(source) for source in facts["sources"] if source["val"]["documents"]]
-    grid = grid_of(
-        f"Mixture of {facts['name']}", _source_lines(facts), facts.get("mixture_groups", []), COLUMNS, held
-    )
+    lines = _source_lines(facts)
+    mixed = facts["mixed"][0] if facts.get("mixed") else None
+    if mixed:
+        lines = [line | {"shards": None} for line in lines]
+    whole = {"shards": mixed["shards"]} if mixed else {}
+    title, groups = f"Mixture of {facts['name']}", facts.get("mixture_groups", [])
+    grid = grid_of(title, lines, groups, COLUMNS, held, whole)
     warnings = [f"warning: {warning}" for warning in facts.get("warnings", [])]
     return replace(
         grid,
@@ -133,8 +137,12 @@ def grid_of(
     groups: Sequence[Mapping[str, Any]],
     columns: Sequence[Shown],
     held: Sequence[Line] = (),
+    whole: Mapping[str, Any] | None = None,
 ) -> Grid:
-    """A row for each line of a source, for each group ({name, of}) and for the whole; what its marks mean below."""
+    """A row for each line of a source, for each group ({name, of}) and for the whole; what its marks mean below.
+
+    whole : what is known of the whole alone.
+    """
     lines = {line["name"]: line for line in sources}
     sections: list[list[Line]] = [[]]
     for tree in trees(list(lines), groups):
@@ -145,7 +153,7 @@ def grid_of(
                 lines[n] if n in lines else summed(f"{n} (group)", [lines[m] for m in of]) for n, of in tree
             ]
             sections += [grouped, []]
-    totals = [summed("total", list(lines.values()))]
+    totals = [{**summed("total", list(lines.values())), **(whole or {})}]
     totals[0]["estimated"].discard("proportion")  # it is the whole, whatever the parts are
     if len(held) > 1:
         totals.append(summed("all held out", held))

@@ -35,7 +35,8 @@ from winnow.pipelines.pack import SPLITS, put_shard
 from winnow.pipelines.records import Outputs, Record, Stage, total
 from winnow.shards import mds, storage, tables, token_stream
 
-VERSION = 1
+VERSION = 2
+GONE = ("rows_dropped", "excluded_tokens", "other_tokens")
 COUNTED = ("rows", "tokens", "rows_dropped", "excluded_tokens", "other_tokens")
 
 
@@ -70,13 +71,25 @@ def takedown_task(spec: TakedownSpec, outputs: Outputs) -> dict[str, Any]:
     left = source_of_row < 0
     dropped_tokens = int(tokens[~left[row]].sum(dtype=np.int64))
     excluded_tokens = int(tokens[gone].sum(dtype=np.int64))
-    by_source = np.bincount(source_of_row[~left], minlength=len(spec.excluded)).tolist()
+    n = len(spec.excluded)
+    rows_of = np.bincount(source_of_row[~left], minlength=n)
+    # All documents of a row are of one source.
+    tokens_of = np.bincount(source_of_row[row[~left[row]]], tokens[~left[row]], n)
+    excluded_of = np.bincount(sources[gone], tokens[gone], n)
     counts: dict[str, Any] = {
         "split": spec.split,
         "rows": int(left.sum()),
         "tokens": int(tokens.sum(dtype=np.int64)) - dropped_tokens,
         "rows_dropped": int((~left).sum()),
-        "rows_dropped_of": {s: n for (s, _), n in zip(spec.excluded, by_source, strict=True) if n},
+        "of": {
+            source: {
+                "rows_dropped": int(rows_of[i]),
+                "excluded_tokens": int(excluded_of[i]),
+                "other_tokens": int(tokens_of[i] - excluded_of[i]),
+            }
+            for i, (source, _) in enumerate(spec.excluded)
+            if rows_of[i]
+        },
         "excluded_tokens": excluded_tokens,
         "other_tokens": dropped_tokens - excluded_tokens,
         "entry": None,
@@ -180,10 +193,9 @@ class TakenDown:
         """`COUNTED` of one split: what is left (rows, and their documents' tokens), and what went with which tokens."""
         return {what: total(self.records(split), what) for what in COUNTED}
 
-    @property
-    def rows_dropped_of(self) -> dict[str, int]:
-        """Rows that went, by the source whose list asked for it."""
-        return total(self.done.records, "rows_dropped_of") or {}
+    def dropped_of(self, source: str) -> dict[str, int]:
+        """`GONE`: what went because a list of this source asked for it."""
+        return {what: total(self.done.records, "of", source, what) for what in GONE}
 
 
 def stage_name(base: str) -> str:

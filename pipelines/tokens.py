@@ -29,7 +29,7 @@ from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
 from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
 from winnow.tokenize.source import TokenizerError, TokenizerSource
 
-VERSION = 1
+VERSION = 2
 INDEX_SCHEMA = pa.schema(
     [("id", tables.ID), ("end", pa.uint64()), ("text_bytes", pa.uint32()), ("text_hash", pa.uint64())]
 )
@@ -145,7 +145,7 @@ class TokensSpec:
 def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
     """Tokenize what stays of one split; returns its counts."""
     encoder = _encoder(spec.tokenizer, spec.backend, spec.append)
-    counts = {"documents": 0, "text_bytes": 0, "tokens": 0}
+    counts = {"documents": 0, "text_bytes": 0, "tokens": 0, "longest": 0}
     split = spec.standing.split
     with (
         outputs.file(name("tokens", split, "bin")) as tokens_path,
@@ -161,6 +161,8 @@ def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
             if batch.is_cut:
                 hashes, sizes = text_hashes(texts), pa.array(np.diff(offsets(texts)).astype(np.uint32))
             high, _ = tables.id_halves(hashes)
+            lengths = np.diff(ends, prepend=ends.dtype.type(0))
+            counts["longest"] = max(counts["longest"], int(lengths.max(initial=0)))
             ends = ends.astype(np.uint64) + np.uint64(counts["tokens"])
             columns = [rows.column("id"), pa.array(ends), sizes, pa.array(high)]
             index.write_batch(pa.record_batch(columns, schema=INDEX_SCHEMA))

@@ -29,7 +29,7 @@ def said_of_document(traces: Sequence[DocumentTrace]) -> list[str]:
         if found.samples_dropped:
             parts.append(f"{found.samples_dropped} dropped by takedowns")
         if found.unused_tokens:
-            parts.append(f"{found.unused_tokens} tokens in none")
+            parts.append(f"{found.unused_tokens} tokens in none of this packing")
         of = f"{found.packing}: " if len(traces) > 1 else ""
         lines.append(f"{of}{found.tokens} tokens in {found.split}, {'; '.join(parts)}")
     return lines

@@ -249,9 +249,8 @@ class Training:
     def _state(self) -> str:
         losses = [line["loss"] for line in self.metrics[-50:] if "loss" in line]
         line = f"step {self.step:,} of {self.steps:,}, {self.tokens:,} tokens, loss {np.mean(losses):.3f}"
-        judged = [line for line in self.metrics if "heldout" in line]
-        if judged:
-            line += f", held out {judged[-1]['bits_per_byte']:.4f} bits per byte"
+        if "heldout" in self.metrics[-1]:
+            line += f", held out {self.metrics[-1]['bits_per_byte']:.4f} bits per byte"
         return f"{line}, {self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
 
     # ---- evaluation -----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def _stream_problems(run: FinishedRun, facts: dict[str, Any], label: str) -> Ite
     rows = sum(e["samples"] for e in entries)
     if rows != facts["rows"]:
         yield f"{label}: the index lists {rows:,} samples, the manifest {facts['rows']:,}"
-    n_tokens = 0
+    n_tokens, unread = 0, False
     for entry in entries:
         if mds.layout_of(entry).length != facts["length"]:
             length = mds.layout_of(entry).length
@@ -58,12 +58,13 @@ def _stream_problems(run: FinishedRun, facts: dict[str, Any], label: str) -> Ite
             tokens = _provenance_tokens(storage.join(stage, provenance_name(facts["split"], number)))
         except (OSError, ValueError) as error:
             yield f"{label}: provenance of shard {number} cannot be read ({error})"
-            return
+            unread = True
+            continue
         room = entry["samples"] * facts["length"]
         if not 0 < tokens <= room or (tokens < room and run.mixture["pack"] == "concat"):
             yield f"{label}: provenance of shard {number} covers {tokens:,} tokens, the shard has {room:,}"
         n_tokens += tokens
-    if n_tokens != facts["tokens"]:
+    if n_tokens != facts["tokens"] and not unread:
         yield f"{label}: provenance covers {n_tokens:,} tokens, the manifest says {facts['tokens']:,}"
 
 

@@ -397,7 +397,7 @@ def test_directories_that_are_refused(made: FinishedRun, tmp_path: Path) -> None
         export(made, "megatron", str(named))
     other = tmp_path / "other"
     export(made, "megatron", str(other), sources=["short"])
-    with pytest.raises(ExportError, match="holds an export with other format; use another directory"):
+    with pytest.raises(ExportError, match="holds an export with another format; use another directory"):
         export(made, "parquet", str(other))
     (other / "export.json").write_text("{}")
     with pytest.raises(ExportError, match="is damaged, or of something else"):
@@ -427,4 +427,4 @@ def test_the_command(made: FinishedRun, tmp_path: Path) -> None:
     assert facts[0]["written"] == len(facts[0]["files"]) > 0
     done = winnow("--format", "megatron", "--out", str(tmp_path / "out"), "--source", "short")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "holds an export with other format" in done.stderr
+    assert "holds an export with another format" in done.stderr

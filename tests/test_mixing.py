@@ -11,6 +11,7 @@ import pytest
 import yaml
 from winnow.pipelines import open_run, run
 from winnow.pipelines.located import RecipeError
+from winnow.pipelines.mixture_report import mixture_grid
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.verifying import verify
@@ -117,6 +118,9 @@ def test_the_shards_hold_what_the_statistics_say(made):
     way, out, facts = made
     opened = open_run(str(out))
     assert list(verify(opened)) == []
+    if facts["output"] == "mixed":
+        cells = mixture_grid(facts).sections[-1][0]
+        assert cells[-1] == str(facts["mixed"][0]["shards"]) != "0", "the shards of the whole"
     main = facts["packings"][0]["name"]
     sources = {s["name"]: s for s in facts["sources"]}
     by_stream: dict[tuple[str, str, str], dict[str, Counter]] = {}
@@ -150,9 +154,7 @@ def test_the_arithmetic_of_the_table(made):
         train = source["train"]
         assert source["proportion"] == pytest.approx(weight)
         assert source["effective_tokens"] == pytest.approx(weight * facts["budget_tokens"], rel=1e-3)
-        there = train["sample_tokens"] + (source["excluded"] or {"tokens": 0})["tokens"] * (
-            way == "mixed-best-fit"
-        )
+        there = train["sample_tokens"]
         assert source["epochs"] == pytest.approx(source["effective_tokens"] / there, rel=0.02)
         assert source["realised"]["proportion"] == pytest.approx(weight, abs=0.01)
         split_tokens = train["tokens"] + source["val"]["tokens"]
@@ -184,6 +186,19 @@ def test_excluded_documents_are_in_no_shard(made):
         if row["stage"] == "exclude"
     }
     assert len(gone) == 2
+    name = "mixed" if facts["output"] == "mixed" else "shards.short"
+    base = next(s["directory"] for s in opened.manifest["stages"] if s["name"] == name)
+    tokens, own, rows = Counter(), Counter(), set()
+    for path in (out / "stages" / base / "provenance").glob("train-*.parquet"):
+        for piece in pq.read_table(path).to_pylist():
+            tokens[piece["sample"]] += piece["tokens"]
+            if piece["id"].hex() in gone:
+                own[piece["sample"]] += piece["tokens"]
+                rows.add(piece["sample"])
+    assert rows
+    assert excluded["rows"] == len(rows)
+    assert excluded["tokens"] == own.total()
+    assert excluded["other_tokens"] == sum(tokens[row] for row in rows) - own.total()
     for stream in opened.manifest["streams"]:
         stage = out / "stages" / stream["directory"]
         for path in (stage / "provenance").glob("*.parquet"):
@@ -243,7 +258,10 @@ def test_another_list_rewrites_only_what_it_touches(root, tmp_path):
     [
         ({"sources__long__weight": "0.6"}, "0.1"),
         ({"mixture__max_epochs": "2"}, "more than 2 epochs"),
-        ({"sequence__length": "30000", "shards__size_limit": "1MB"}, "no source has a full sample"),
+        (
+            {"sequence__length": "30000", "shards__size_limit": "1MB"},
+            "no source has the 30,000 tokens of one sample; the largest, .long., has",
+        ),
         ({"tokenizer__model_vocab": "100"}, "largest id, 31,999"),
         (
             {"tokenizer__pad_token": "</s>", "sequence__pack": "pad"},
