@@ -249,7 +249,8 @@ def verify(run: RunArgument, json: JsonOption = False) -> None:
     else:
         for problem in problems:
             print(problem)
-        print(_number_of(len(problems), "problem") if problems else "the shards are whole")
+        damaged = f"{_number_of(len(problems), 'problem')}; {verifying.DAMAGED}"
+        print(damaged if problems else "the shards are whole")
     if problems:
         raise typer.Exit(1)
 

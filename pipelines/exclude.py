@@ -10,8 +10,8 @@ the ids and keys of its documents, and writes a row of dropped.py's schema for e
 brings the ids of all splits together and counts what was not found. Their identity is the content of the lists,
 not where these lie. What is done with the ids is for takedown.py.
 
-Memory: sorting takes the lists about four times; a task per split 16 bytes an entry with a row group of ids and keys;
-the last one 24 bytes an entry and 16 a document that is found.
+Memory: sorting takes the lists up to twelve times (short keys); a task per split 16 bytes an entry with a row group of
+ids and keys; the last one 24 bytes an entry and 16 a document that is found.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ENTRIES = pa.schema([("text", pa.large_string()), ("number", pa.uint64())])
 """The entries in the order of their hashes; `number` is their place in the lists."""
 ENTRY_ROWS = 1 << 10
 """Entries in a batch: what is read to compare one of them."""
-ID = re.compile(r"[0-9A-Fa-f]{32}")
+ID = re.compile(r"^[0-9A-Fa-f]{32}$")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -102,8 +102,7 @@ def list_task(spec: Lists, outputs: Outputs) -> dict[str, Any]:
     with outputs.file("entries.arrow") as path, tables.arrow_writer(path, ENTRIES) as writer:
         for first in range(0, len(order), ENTRY_ROWS):
             writer.write_batch(sorted_.slice(first, ENTRY_ROWS))
-    ids = [bytes.fromhex(text) for text in texts.to_pylist() if ID.fullmatch(text)]
-    _put(outputs, "ids.bin", Ids.of(ids).stored())
+    _put(outputs, "ids.bin", Ids.of(_ids_of(texts)[1]).stored())
     return {"entries": len(texts)}
 
 
@@ -116,7 +115,28 @@ def _entries(content: bytes) -> pa.LargeStringArray:
 def _hashes(texts: pa.Array) -> np.ndarray:
     """uint64[n], xxh3 of each text; of a null, of nothing."""
     digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(t or "") for t in texts.to_pylist()), np.uint64, len(texts))
+    found = np.empty(len(texts), np.uint64)
+    # A Python string is several times a short text: of few at a time.
+    for first in range(0, len(texts), BATCH_ROWS):
+        some = texts.slice(first, BATCH_ROWS)
+        found[first : first + len(some)] = [digest(t or "") for t in some.to_pylist()]
+    return found
+
+
+def _ids_of(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """(int64[n], tables.ID[n]): which texts are ids of documents, and these."""
+    where = np.flatnonzero(pc.match_substring_regex(texts, ID.pattern).to_numpy(zero_copy_only=False))
+    digits = pc.cast(texts.take(pa.array(where)), pa.large_string())
+    if not len(where):
+        return where, pa.array([], tables.ID)
+    edges = np.frombuffer(digits.buffers()[1], np.int64)[digits.offset : digits.offset + len(digits) + 1]
+    letters = np.frombuffer(digits.buffers()[2], np.uint8)[edges[0] : edges[-1]].reshape(-1, 32)
+    # Of hexadecimal digits the low four bits are the value, and nine less for a letter.
+    nibbles = (letters & 15) + 9 * (letters >> 6)
+    data = (nibbles[:, 0::2] << 4 | nibbles[:, 1::2]).astype(np.uint8)
+    return where, pa.FixedSizeBinaryArray.from_buffers(
+        tables.ID, len(where), [None, pa.py_buffer(data.tobytes())]
+    )
 
 
 def _put(outputs: Outputs, file: str, values: np.ndarray) -> None:
@@ -131,9 +151,14 @@ class Ids:
     low: np.ndarray
 
     @staticmethod
-    def of(ids: Sequence[bytes]) -> Ids:
-        unique = pa.array(sorted(set(ids)), tables.ID)
-        return Ids(*tables.id_halves(unique)) if len(unique) else Ids(*np.empty((2, 0), np.uint64))
+    def of(ids: pa.Array) -> Ids:
+        """Those of a column, in order and each once."""
+        high, low = tables.id_halves(ids) if len(ids) else np.empty((2, 0), np.uint64)
+        order = np.lexsort((low, high))
+        high, low = high[order], low[order]
+        fresh = np.ones(len(high), bool)
+        fresh[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        return Ids(high[fresh], low[fresh])
 
     @staticmethod
     def read(location: str) -> Ids:
@@ -297,13 +322,14 @@ def _not_found(entries: Entries, named: np.ndarray, named_ids: np.ndarray) -> tu
     for batch in tables.arrow_batches(entries.texts):
         left = batch.filter(pa.array(~named[row : row + batch.num_rows]))
         row += batch.num_rows
-        for text, number in zip(*(left.column(c).to_pylist() for c in ENTRIES.names), strict=True):
-            if ID.fullmatch(text):
-                at = entries.ids.find(pa.array([bytes.fromhex(text)], tables.ID))[0]
-                if named_ids[at]:
-                    continue
-            count += 1
-            first.append((number, text[:SHOWN_CHARS]))
+        where, ids = _ids_of(left.column("text"))
+        unnamed = np.ones(left.num_rows, bool)
+        if len(where):
+            unnamed[where] = ~named_ids[entries.ids.find(ids)]
+        count += int(unnamed.sum())
+        left = left.filter(pa.array(unnamed))
+        numbers, texts = left.column("number").to_pylist(), left.column("text").to_pylist()
+        first += [(number, text[:SHOWN_CHARS]) for number, text in zip(numbers, texts, strict=True)]
         first = sorted(first)[:SHOWN]
     return count, [text for _, text in first]
 

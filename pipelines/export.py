@@ -272,7 +272,7 @@ def _check_directory(out: str, facts: Mapping[str, Any], ours: Set[str]) -> None
     if MANIFEST in there:
         found = _read_manifest(out)
         if other := [key for key, value in facts.items() if found.get(key) != value]:
-            raise ExportError(f"{out} holds an export with another {other[0]}; use another directory")
+            raise ExportError(f"{out} holds an export with other {other[0]}; use another directory")
     foreign = there - ours - {MANIFEST} if MANIFEST in there else there
     if foreign:
         raise ExportError(

@@ -75,8 +75,12 @@ class FinishedRun:
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of token ids, control tokens by name."""
+        return self._encoder.decode(ids)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
         vocabulary = load_vocabulary(self.tokenizer)
-        return Encoder(vocabulary, vocabulary.reference, append="none").decode(ids)
+        return Encoder(vocabulary, vocabulary.reference, append="none")
 
     def place_of(self, document: str) -> tuple[str, str, int]:
         """(source, path, position) that an id tells; whether a document begins there is not looked at.

@@ -23,13 +23,13 @@ import pyarrow as pa
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.pack import provenance_name, put_shard
-from winnow.pipelines.records import Outputs, Stage, total
+from winnow.pipelines.records import Outputs, Stage, put_again, total
 from winnow.pipelines.tokens import spelling
 from winnow.shards import mds, storage, tables, token_stream
 from winnow.shards.interleave import BLOCK_ROWS, MixedOrder, mixed_order
 from winnow.shards.packed_rows import PackedRows
 
-VERSION = 1
+VERSION = 2
 READ_BYTES = 8 << 20
 """Of rows that are read at once."""
 GAP_BYTES = 1 << 18
@@ -82,19 +82,23 @@ def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
         counts[name] = counts.get(name, 0) + len(found.wanted)
         reads.append(found)
     entry = _put_rows(spec, reads, outputs)
-    n_tokens = 0
+    owners = spec.order.interleaving.owners(spec.first, spec.last)
+    tokens_of = np.zeros(len(spec.order.sources), np.int64)
     with (
         outputs.file(provenance_name("train", spec.shard)) as path,
         tables.RowWriter(path, token_stream.PROVENANCE_SCHEMA) as writer,
     ):
         for batch in _provenance(reads, spec.first, *spelling(spec.tokenizer)):
-            n_tokens += int(batch.column("tokens").to_numpy().sum(dtype=np.int64))
+            at = batch.column("sample").to_numpy().astype(np.int64) - spec.first
+            tokens = batch.column("tokens").to_numpy()
+            tokens_of += np.bincount(owners[at], tokens, len(tokens_of)).astype(np.int64)
             writer.write(batch)
     return {
         "split": "train",
         "rows": spec.last - spec.first,
         "rows_by_source": counts,
-        "tokens": n_tokens,
+        "tokens_by_source": dict(zip(spec.order.sources, tokens_of.tolist(), strict=True)),
+        "tokens": int(tokens_of.sum()),
         "entry": entry,
     }
 
@@ -180,6 +184,11 @@ class Mixed:
         """Rows by source, as the shards' records count them."""
         return total(self.done.records, "rows_by_source") or {}
 
+    @property
+    def realised_tokens(self) -> dict[str, int]:
+        """Tokens of documents by source, as the shards' records count them."""
+        return total(self.done.records, "tokens_by_source") or {}
+
     def rows(self, split: str) -> int:
         return sum(e["samples"] for e in self.entries.get(split, []))
 
@@ -236,9 +245,7 @@ def mixed_stream(
         tasks = _tasks([rows for _, rows, _ in drawn], order, bounds, layout, tokenizer.location)
         done = yield Request(stage, tasks)
     entries = [record.counts["entry"] for record in done.records]
-    place = storage.join(done.location, "train", mds.INDEX_NAME)
-    if not storage.exists(place):
-        storage.put_bytes(place, mds.index_json(entries))
+    put_again(storage.join(done.location, "train", mds.INDEX_NAME), mds.index_json(entries))
     out = Mixed(done, {"train": entries}, order)
     assert out.realised == {name: n for name, _, n in drawn}, "a row is lost, or drawn once too often"
     return out

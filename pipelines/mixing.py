@@ -139,8 +139,11 @@ def _check_filled(corpus: Corpus) -> None:
         if recipe.sources[source.name].weight is None:
             continue
         read = total(source.documents.records, "rows")
-        has = f"has {streams[source.name]:,} training tokens, a sample takes {shown}"
-        why = has if streams[source.name] else f"has no training token: nothing is left of {read:,} rows"
+        why = f"has {streams[source.name]:,} training tokens, a sample takes {shown}"
+        if not streams[source.name]:
+            why = f"has no training token: nothing is left of {read:,} rows"
+        elif any(part.packed.samples["train"].n_rows for part in source.shards):
+            why = "has no sample without an excluded document"
         message = f"source {source.name!r} {why}; take it out, shorten the samples, or loosen its filters"
         raise recipe.located(("sources", source.name, "weight"), message)
 
@@ -211,4 +214,9 @@ def _of_all(engine: Engine, corpus: Corpus, number: int, way: Packing) -> Work[M
     )
     excluded = [s.excluded for s in sources if s.excluded is not None and mixing.draws[s.name]]
     left = (yield from takedown.takedown(made, excluded)) if excluded else None
+    if left and not left.rows("train"):
+        name = excluded[0].source
+        raise recipe.located(
+            ("sources", name, "exclude"), f"every sample of {way.name} holds an excluded document"
+        )
     return replace(mixing, mixed=made, left=left)

@@ -6,12 +6,12 @@ mixture draws of it, and what the shards really give. Everything is counted from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from winnow.pipelines import dedup_statistics, grouping, models, pack, sampling
+from winnow.pipelines import dedup_statistics, grouping, models, pack, sampling, takedown
 from winnow.pipelines.planned_mixture import printed_findings, printed_values
 from winnow.pipelines.records import SCHEMA_VERSION, Record, total
 from winnow.shards import feed, mixture, storage
@@ -28,12 +28,11 @@ MULTIPLE = 128
 def mixture_facts(corpus: Corpus) -> dict[str, Any]:
     """What mixture.json holds."""
     recipe, main = corpus.recipe, corpus.mixings[0]
-    drawn = [realised_rows(corpus, i) for i in range(len(corpus.mixings))]
     sources = [
         _source_facts(corpus, source) | _share_facts(corpus, source, share)
         for source, share in zip(corpus.sources.values(), corpus.shares, strict=True)
     ]
-    _add_realised(corpus, sources, drawn)
+    _add_realised(corpus, sources)
     vocabulary = corpus.vocabulary
     return {
         "schema": SCHEMA_VERSION,
@@ -65,7 +64,7 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
         "mixed": [_mixed_facts(m) for m in corpus.mixings if m.published],
         "mixture_groups": [{"name": n, "of": list(g.of)} for n, g in recipe.mixture.groups.items()],
         "sources": sources,
-        "warnings": _warnings(corpus),
+        "warnings": [*_warnings(corpus), *_not_drawn(sources)],
         "printed": [asdict(finding) for finding in printed_findings(recipe)],
         "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
         "dedup": dedup_statistics.of_groups(recipe, corpus.sources, corpus.lasting),
@@ -97,34 +96,40 @@ def stream_specs(corpus: Corpus, number: int, split: str) -> list[feed.StreamSpe
     return specs
 
 
-def realised_rows(corpus: Corpus, number: int) -> dict[str, int]:
-    """Samples by source that an epoch of the trainer really gives."""
-    mixing = corpus.mixings[number]
+def _realised(corpus: Corpus, number: int) -> dict[str, tuple[int, int]]:
+    """(samples, tokens) by source that an epoch of the trainer really gives in one packing.
+
+    The tokens of a mixed stream are counted, those that a loader draws are the mean of the source's samples.
+    """
+    mixing, names = corpus.mixings[number], list(corpus.sources)
     if mixing.mixed:
-        gone = {s: mixing.left.dropped_of(s)["rows_dropped"] if mixing.left else 0 for s in corpus.sources}
-        return {name: n - gone[name] for name, n in mixing.mixed.realised.items()}
-    specs = stream_specs(corpus, number, "train")
-    return feed.rows_drawn(specs, mixing.epoch_rows, corpus.recipe.seed)
-
-
-def _add_realised(
-    corpus: Corpus, sources: Sequence[dict[str, Any]], drawn: Sequence[Mapping[str, int]]
-) -> None:
-    """What the shards and the loader really give, beside what was planned."""
-    numbers = range(len(drawn)) if corpus.recipe.sequence.curriculum else range(1)
-    for facts in sources:
-        name = facts["name"]
-        facts["rows_drawn"] = sum(corpus.mixings[i].draws[name] for i in numbers)
-        facts["realised"] = {
-            "rows": sum(drawn[i].get(name, 0) for i in numbers),
-            "tokens": sum(
-                round(drawn[i].get(name, 0) * corpus.mixings[i].tokens_per_row[name]) for i in numbers
-            ),
+        rows, tokens = mixing.mixed.realised, mixing.mixed.realised_tokens
+        gone = {
+            n: mixing.left.dropped_of(n) if mixing.left else dict.fromkeys(takedown.GONE, 0) for n in names
         }
-    whole = sum(facts["realised"]["tokens"] for facts in sources)
+        return {
+            n: (
+                rows.get(n, 0) - gone[n]["rows_dropped"],
+                tokens.get(n, 0) - gone[n]["excluded_tokens"] - gone[n]["other_tokens"],
+            )
+            for n in names
+        }
+    drawn = feed.rows_drawn(stream_specs(corpus, number, "train"), mixing.epoch_rows, corpus.recipe.seed)
+    return {n: (drawn.get(n, 0), round(drawn.get(n, 0) * mixing.tokens_per_row[n])) for n in names}
+
+
+def _add_realised(corpus: Corpus, sources: Sequence[dict[str, Any]]) -> None:
+    """What the shards and the loader really give, beside what was planned."""
+    numbers = range(len(corpus.mixings)) if corpus.recipe.sequence.curriculum else range(1)
+    realised = [_realised(corpus, i) for i in numbers]
+    whole = sum(tokens for found in realised for _, tokens in found.values())
     for facts in sources:
-        tokens, there = facts["realised"]["tokens"], facts["train"]["sample_tokens"]
-        facts["realised"] |= {
+        name, there = facts["name"], facts["train"]["sample_tokens"]
+        facts["rows_drawn"] = sum(corpus.mixings[i].draws[name] for i in numbers)
+        tokens = sum(found[name][1] for found in realised)
+        facts["realised"] = {
+            "rows": sum(found[name][0] for found in realised),
+            "tokens": tokens,
             "proportion": tokens / whole if whole else 0.0,
             "epochs": tokens / there if there else 0.0,
         }
@@ -198,8 +203,10 @@ def _parts(corpus: Corpus, source: SourceRun, split: str) -> Sequence[SourceShar
 def _split_facts(corpus: Corpus, source: SourceRun, split: str) -> dict[str, int]:
     """Of a split's stream, and of the samples it makes.
 
-    documents, tokens, text_bytes : of the stream
-    rows, sample_tokens : samples that can be drawn, after takedowns, and the tokens of documents in them
+    documents, tokens, text_bytes : of the stream, excluded documents among them
+    rows, sample_tokens, padding_tokens : samples that can be drawn, and what is in them; after takedowns where they are
+        in shards of the source's own. What takedowns take out of a mixed stream, `excluded` and `realised` say
+    cut_documents : documents that lie in more than one sample, as if nothing were excluded
     remainder_tokens : at the stream's end, in no sample
     """
     assert source.shuffled is not None
@@ -207,19 +214,24 @@ def _split_facts(corpus: Corpus, source: SourceRun, split: str) -> dict[str, int
     facts = {what: total(records, what) for what in ("documents", "tokens", "text_bytes")}
     parts = _parts(corpus, source, split)
     facts |= {"rows": sum(p.rows(split) for p in parts), "sample_tokens": sum(p.tokens(split) for p in parts)}
+    room = sum(p.rows(split) * p.packed.arranged.packing.length for p in parts)
+    facts |= {"padding_tokens": room - facts["sample_tokens"]}
     facts["shards"] = sum(len(p.published.entries[split]) for p in parts)
-    for what in ("remainder_tokens", "padding_tokens", "cut_documents"):
+    for what in ("remainder_tokens", "cut_documents"):
         facts[what] = sum(p.packed.facts(split)[what] for p in parts)
     return facts
 
 
 def _excluded_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any] | None:
-    """What the source's lists took out of the published samples of the main packing; None without lists."""
+    """What the source's lists took out of the published samples (of further lengths, of the main one); None without."""
     if source.excluded is None:
         return None
     counts = source.excluded.counts
     facts = {key: counts[key] for key in ("documents", "entries", "not_found", "not_found_first")}
-    found = [left.dropped_of(source.name) for left in (source.shards[0].left, corpus.mixings[0].left) if left]
+    parts = {split: _parts(corpus, source, split) for split in pack.SPLITS}
+    found = [part.left.counts(split) for split in pack.SPLITS for part in parts[split] if part.left]
+    mixings = corpus.mixings if corpus.recipe.sequence.curriculum else corpus.mixings[:1]
+    found += [mixing.left.dropped_of(source.name) for mixing in mixings if mixing.left]
     for name, what in (
         ("rows", "rows_dropped"),
         ("tokens", "excluded_tokens"),
@@ -255,9 +267,24 @@ def _too_long(corpus: Corpus) -> Iterator[str]:
             )
 
 
+def _not_drawn(sources: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for facts in sources:
+        if facts["rows_drawn"] and not facts["realised"]["rows"]:
+            yield f"no sample of {facts['name']} is in an epoch of the trainer, {facts['rows_drawn']:,} were planned"
+
+
 def _warnings(corpus: Corpus) -> list[str]:
     found = [*mixture.warnings(corpus.shares), *_too_long(corpus)]
-    for source in corpus.sources.values():
+    for mixing in corpus.mixings:
+        way = mixing.packing
+        found += [
+            f"{share.source} is not in {way.name}: it has no sample of {way.length:,} tokens"
+            for share in corpus.shares
+            if share.effective_tokens and not mixing.proportions[share.source]
+        ]
+    for share, source in zip(corpus.shares, corpus.sources.values(), strict=True):
+        if not share.effective_tokens:
+            found.append(f"{source.name} has no sample, and nothing of it is drawn")
         found += sampling.sampled_warnings(source)
         for part in source.shards:
             found += pack.warnings(source.name, part.packed)

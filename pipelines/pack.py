@@ -24,7 +24,7 @@ from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Request, Work
 from winnow.pipelines.packings import Packing
-from winnow.pipelines.records import Outputs, Record, Stage
+from winnow.pipelines.records import Outputs, Record, Stage, put_again
 from winnow.pipelines.stream import ROWS, Shuffled
 from winnow.pipelines.tokens import spelling
 from winnow.shards import mds, packed_rows, storage, tables, token_stream
@@ -174,9 +174,7 @@ def _windows(done: Done, split: str) -> np.ndarray:
     for field in windows.dtype.names or ():
         if field != "row":
             windows[field] = [c[field] for c in counts]
-    place = storage.join(done.location, windows_name(split))
-    if not storage.exists(place):
-        storage.put_bytes(place, windows.tobytes())
+    put_again(storage.join(done.location, windows_name(split)), windows.tobytes())
     return windows
 
 
@@ -363,9 +361,8 @@ def pack(
     for record in done.records:
         entries[record.counts["split"]].append(record.counts["entry"])
     for split, shards in entries.items():
-        place = storage.join(done.location, split, "index.json")
-        if shards and not storage.exists(place):
-            storage.put_bytes(place, mds.index_json(shards))
+        if shards:
+            put_again(storage.join(done.location, split, mds.INDEX_NAME), mds.index_json(shards))
     if arranged.done is not None:
         return Packed(arranged, done, entries, arranged.done.records)
     left = [split for split in SPLITS if split not in splits]

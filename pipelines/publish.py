@@ -22,7 +22,7 @@ from winnow.pipelines.mixture_facts import mixture_facts, stream_specs
 from winnow.pipelines.numbers import show_count
 from winnow.pipelines.planning import Plan, SourcePlan, expand
 from winnow.pipelines.recipe import Read, dump
-from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, canonical, total
+from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, identity_of, total
 from winnow.shards import feed, mds, storage
 from winnow.shards.inputs import relative_pattern
 
@@ -302,14 +302,11 @@ def _streams(corpus: Corpus) -> Iterator[dict[str, Any]]:
 
 def _stage_facts(stage: Stage, records: list[Record]) -> dict[str, Any]:
     """A stage with the digest of its records' identities."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(canonical([record.index, record.counts, record.outputs]))
     return {
         "name": stage.name,
         "directory": stage.directory,
         "tasks": len(records),
-        "identity": digest.hexdigest(),
+        "identity": identity_of(records),
     }
 
 

@@ -167,19 +167,41 @@ def _decode(data: bytes, location: str) -> Record:
     )
 
 
+def identity_of(records: Sequence[Record]) -> str:
+    """A digest of the identities of a stage's records."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(canonical([record.index, record.counts, record.outputs]))
+    return digest.hexdigest()
+
+
+def put_again(place: str, data: bytes) -> None:
+    """Put a file that follows from records, unless it is there as it must be: what was damaged is mended."""
+    if not storage.exists(place) or storage.read_bytes(place) != data:
+        storage.put_bytes(place, data)
+
+
 def completed(location: str) -> dict[int, Record]:
     """The records of a stage directory whose outputs are there in full, by task index."""
     sizes = storage.list_files(location)
+    return {
+        index: record
+        for index, record in recorded(location, sizes).items()
+        if all(sizes.get(output) == size for output, (size, _) in record.outputs.items())
+    }
+
+
+def recorded(location: str, sizes: Mapping[str, int] | None = None) -> dict[int, Record]:
+    """The records of a stage directory that can be read, by task index; `sizes` are those of its files."""
+    sizes = storage.list_files(location) if sizes is None else sizes
     names = [n for n in sizes if n.startswith(RECORDS + "/") and n.endswith(".json")]
 
     def load(name: str) -> Record | None:
         place = storage.join(location, name)
         try:
-            record = _decode(storage.read_bytes(place), place)
+            return _decode(storage.read_bytes(place), place)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             return None
-        whole = all(sizes.get(output) == size for output, (size, _) in record.outputs.items())
-        return record if whole else None
 
     with ThreadPoolExecutor(8) as pool:
         records = [r for r in pool.map(load, sorted(names)) if r is not None]

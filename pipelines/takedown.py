@@ -32,7 +32,7 @@ from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Request, RunError, Work
 from winnow.pipelines.exclude import Excluded, Ids
 from winnow.pipelines.pack import SPLITS, put_shard
-from winnow.pipelines.records import Outputs, Record, Stage, total
+from winnow.pipelines.records import Outputs, Record, Stage, put_again, total
 from winnow.shards import mds, storage, tables, token_stream
 
 VERSION = 2
@@ -237,10 +237,9 @@ def takedown(base: Base, excluded: Sequence[Excluded]) -> Work[TakenDown]:
         if counts["entry"] is not None:
             entries[counts["split"]].append(counts["entry"])
     for split in SPLITS:
-        index = storage.join(done.location, split, mds.INDEX_NAME)
-        if entries[split] and not storage.exists(index):
-            storage.put_bytes(index, mds.index_json(entries[split]))
-        left = storage.join(done.location, rows_name(split))
-        if rows[split] and not storage.exists(left):
-            storage.put_bytes(left, np.array(rows[split], "<u4").tobytes())
+        if entries[split]:
+            put_again(storage.join(done.location, split, mds.INDEX_NAME), mds.index_json(entries[split]))
+        if rows[split]:
+            left = np.array(rows[split], "<u4").tobytes()
+            put_again(storage.join(done.location, rows_name(split)), left)
     return TakenDown(done, entries)

@@ -30,7 +30,7 @@ from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.pack import SPLITS, stage_name, windows_name
 from winnow.pipelines.packings import Packing
 from winnow.pipelines.published_samples import Samples
-from winnow.pipelines.records import completed
+from winnow.pipelines.records import completed, put_again
 from winnow.pipelines.split_rows import readable
 from winnow.shards import mds, packed_rows, storage, tables, token_stream
 from winnow.shards.interleave import MixedOrder
@@ -91,10 +91,8 @@ class DocumentTrace:
 
 def put_partitions(done: Done) -> None:
     """Keep how large the partitions of a finished stage `stream` are in one file, so that no records need be read."""
-    place = storage.join(done.location, PARTITIONS)
-    if not storage.exists(place):
-        sizes = [(r.counts["documents"], r.counts["tokens"]) for r in done.records]
-        storage.put_bytes(place, np.array(sizes, "<u8").tobytes())
+    sizes = [(r.counts["documents"], r.counts["tokens"]) for r in done.records]
+    put_again(storage.join(done.location, PARTITIONS), np.array(sizes, "<u8").tobytes())
 
 
 class Tracer:

@@ -1,7 +1,8 @@
 """Are the published shards what the run says they are?
 
-Every stream that the manifest names is read once: index, sizes and hashes of the files, headers and offsets, token ids,
-counts of samples, and whether the provenance accounts for every token.
+Every stream that the manifest names is read once, and compared with the records of the tasks that wrote it: the index,
+sizes and hashes of shards and provenance, headers and offsets, token ids, counts of samples and tokens, and after a
+takedown how many samples each shard has left.
 
 Memory: one shard (twice when compressed).
 """
@@ -12,65 +13,101 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
 from winnow.pipelines.finished import FinishedRun
-from winnow.pipelines.pack import provenance_name
-from winnow.pipelines.takedown import number_of
-from winnow.shards import mds, storage, tables
+from winnow.pipelines.records import Record, identity_of, recorded
+from winnow.pipelines.takedown import rows_name
+from winnow.shards import mds, storage
+
+DAMAGED = "delete what is damaged, and the same `winnow run` makes it again"
 
 
 def verify(run: FinishedRun) -> Iterator[str]:
     """Yield what is wrong with a run's published shards, a sentence each; nothing is raised."""
     main = run.manifest["streams"][0]["packing"] if run.manifest["streams"] else None
+    stages = {stage["directory"]: stage for stage in run.manifest["stages"]}
     for facts in run.manifest["streams"]:
         way = "" if facts["packing"] == main else f" in {facts['packing']}"
-        yield from _stream_problems(run, facts, f"{facts['name']}/{facts['split']}{way}")
+        label = f"{facts['name']}/{facts['split']}{way}"
+        records = recorded(storage.join(run.location, "stages", facts["directory"]))
+        stage, in_order = stages[facts["directory"]], [record for _, record in sorted(records.items())]
+        if len(records) != stage["tasks"]:
+            yield f"{label}: {len(records)} of the {stage['tasks']} records of its stage can be read"
+        elif identity_of(in_order) != stage["identity"]:
+            yield f"{label}: the records of its stage are not those that the manifest was written after"
+        mine = [r for r in in_order if r.counts.get("split") == facts["split"]]
+        yield from _stream_problems(run, facts, mine, label)
 
 
-def _stream_problems(run: FinishedRun, facts: dict[str, Any], label: str) -> Iterator[str]:
+def _stream_problems(
+    run: FinishedRun, facts: dict[str, Any], records: list[Record], label: str
+) -> Iterator[str]:
     stage = storage.join(run.location, "stages", facts["directory"])
-    place = storage.join(stage, facts["split"])
-    try:
-        entries = mds.read_index(storage.read_bytes(storage.join(place, mds.INDEX_NAME)))
-    except (ValueError, OSError) as error:
-        yield f"{label}: index.json: {error}"
-        return
-    if len(entries) != facts["shards"]:
-        yield f"{label}: the index lists {len(entries)} shards, the manifest {facts['shards']}"
-    rows = sum(e["samples"] for e in entries)
-    if rows != facts["rows"]:
-        yield f"{label}: the index lists {rows:,} samples, the manifest {facts['rows']:,}"
-    n_tokens, unread = 0, False
-    for entry in entries:
+    written = [r for r in records if r.counts["entry"] is not None]
+    yield from _index_problems(facts, [r.counts["entry"] for r in written], stage, label)
+    if facts["directory"].startswith("takedown"):
+        yield from _left_problems(stage, facts["split"], records, label)
+    for record in written:
+        entry = record.counts["entry"]
         if mds.layout_of(entry).length != facts["length"]:
             length = mds.layout_of(entry).length
             yield f"{label}: a shard has samples of {length:,} tokens, the manifest says {facts['length']:,}"
-        file = (entry["zip_data"] or entry["raw_data"])["basename"]
-        try:
-            stored = storage.read_bytes(storage.join(place, file))
-        except OSError as error:
-            yield f"{label}/{file}: cannot be read ({error.strerror or error})"
-        else:
-            for problem in mds.check_shard(stored, entry, run.mixture["tokenizer"]["max_id"]):
-                yield f"{label}/{file}: {problem}"
-            del stored
-        number = number_of(entry)
-        try:
-            tokens = _provenance_tokens(storage.join(stage, provenance_name(facts["split"], number)))
-        except (OSError, ValueError) as error:
-            yield f"{label}: provenance of shard {number} cannot be read ({error})"
-            unread = True
-            continue
-        room = entry["samples"] * facts["length"]
-        if not 0 < tokens <= room or (tokens < room and run.mixture["pack"] == "concat"):
-            yield f"{label}: provenance of shard {number} covers {tokens:,} tokens, the shard has {room:,}"
-        n_tokens += tokens
-    if n_tokens != facts["tokens"] and not unread:
-        yield f"{label}: provenance covers {n_tokens:,} tokens, the manifest says {facts['tokens']:,}"
+        for file in sorted(record.outputs):
+            yield from (f"{label}: {file}: {problem}" for problem in _file_problems(run, stage, file, record))
+    tokens = sum(r.counts["tokens"] for r in written)
+    if tokens != facts["tokens"]:
+        yield f"{label}: the records count {tokens:,} tokens, the manifest {facts['tokens']:,}"
 
 
-def _provenance_tokens(place: str) -> int:
-    """Tokens of documents that a shard's provenance tells of."""
-    return sum(
-        int(batch.column("tokens").to_numpy().sum(dtype=np.int64))
-        for batch in tables.parquet_batches(place, ["tokens"])
+def _file_problems(run: FinishedRun, stage: str, file: str, record: Record) -> Iterator[str]:
+    """What is wrong with a shard, or with the provenance of one."""
+    size, digest = record.outputs[file]
+    try:
+        stored = storage.read_bytes(storage.join(stage, file))
+    except OSError as error:
+        yield f"cannot be read ({error.strerror or error})"
+        return
+    is_shard = not file.startswith("provenance/")
+    problems = (
+        mds.check_shard(stored, record.counts["entry"], run.mixture["tokenizer"]["max_id"])
+        if is_shard
+        else []
     )
+    if not problems and (len(stored) != size or xxhash.xxh3_128_hexdigest(stored) != digest):
+        problems = ["not the file that was written"]
+    yield from problems
+    if not is_shard and not problems:
+        column = pq.read_table(pa.BufferReader(stored), columns=["tokens"]).column("tokens")
+        tokens = int(column.to_numpy().sum(dtype=np.int64))
+        if tokens != record.counts["tokens"]:
+            yield f"covers {tokens:,} tokens, the shard has {record.counts['tokens']:,}"
+
+
+def _left_problems(stage: str, split: str, records: list[Record], label: str) -> Iterator[str]:
+    """Whether the list of the samples that a takedown left is that of its records."""
+    wanted = np.array([r.counts["rows"] for r in records], "<u4").tobytes()
+    try:
+        if storage.read_bytes(storage.join(stage, rows_name(split))) == wanted:
+            return
+    except OSError:
+        pass
+    yield f"{label}: {rows_name(split)} is not there as it was written"
+
+
+def _index_problems(
+    facts: dict[str, Any], entries: list[dict[str, Any]], stage: str, label: str
+) -> Iterator[str]:
+    """What is wrong with a stream's index, and with the list of the samples that a takedown left."""
+    place = storage.join(stage, facts["split"], mds.INDEX_NAME)
+    try:
+        index = storage.read_bytes(place)
+        n_rows = sum(entry["samples"] for entry in mds.read_index(index))
+    except (ValueError, OSError) as error:
+        yield f"{label}: {mds.INDEX_NAME}: {error}"
+        return
+    if n_rows != facts["rows"]:
+        yield f"{label}: the index lists {n_rows:,} samples, the manifest {facts['rows']:,}"
+    elif index != mds.index_json(entries):
+        yield f"{label}: the index is not that of the {facts['shards']:,} shards that were recorded"

@@ -29,7 +29,7 @@ from winnow.pipelines.lease import Lease, LeaseError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.tokens import load_vocabulary
-from winnow.shards import megatron, token_files
+from winnow.shards import megatron, tables, token_files
 from winnow.shards.token_files import Documents
 from winnow.tokenize.encoder import Encoder
 
@@ -271,7 +271,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_excluded_documents_are_left_out(made: FinishedRun, tmp_path: Path, block: int) -> None:
     expected = tokens_of(made, "long")
     gone = sorted(expected)[::3]
-    excluded = Ids.of([bytes.fromhex(i) for i in gone])
+    excluded = Ids.of(pa.array([bytes.fromhex(i) for i in gone], tables.ID))
     for format_ in ("parquet", "megatron", "datatrove"):
         export(made, format_, str(tmp_path / format_), excluded={"long": excluded})
     ids, found = read_tables(tmp_path / "parquet" / "long" / "train")
@@ -292,7 +292,7 @@ def test_the_runs_own_exclusions_are_left_out(made: FinishedRun, tmp_path: Path)
     opened = open_run(made.location)
     stage = Path(made.location) / "stages" / "exclude.short-0123"
     stage.mkdir()
-    (stage / "ids.bin").write_bytes(Ids.of([bytes.fromhex(gone)]).stored().tobytes())
+    (stage / "ids.bin").write_bytes(Ids.of(pa.array([bytes.fromhex(gone)], tables.ID)).stored().tobytes())
     opened.manifest["stages"].append({"name": "exclude.short", "directory": stage.name})
     export(opened, "parquet", str(tmp_path))
     ids, _ = read_tables(tmp_path / "short" / "train")
@@ -304,7 +304,7 @@ def test_the_runs_own_exclusions_are_left_out(made: FinishedRun, tmp_path: Path)
 
 
 def test_a_source_that_is_all_excluded_gives_no_files(made: FinishedRun, tmp_path: Path) -> None:
-    ids = Ids.of([bytes.fromhex(i) for i in tokens_of(made, "short")])
+    ids = Ids.of(pa.array([bytes.fromhex(i) for i in tokens_of(made, "short")], tables.ID))
     done = export(made, "megatron", str(tmp_path), sources=["short"], excluded={"short": ids})
     assert [(e.documents, e.files) for e in done] == [(0, ()), (0, ())]
     assert [p.name for p in tmp_path.iterdir()] == ["export.json"]
@@ -397,7 +397,7 @@ def test_directories_that_are_refused(made: FinishedRun, tmp_path: Path) -> None
         export(made, "megatron", str(named))
     other = tmp_path / "other"
     export(made, "megatron", str(other), sources=["short"])
-    with pytest.raises(ExportError, match="holds an export with another format; use another directory"):
+    with pytest.raises(ExportError, match="holds an export with other format; use another directory"):
         export(made, "parquet", str(other))
     (other / "export.json").write_text("{}")
     with pytest.raises(ExportError, match="is damaged, or of something else"):
@@ -427,4 +427,4 @@ def test_the_command(made: FinishedRun, tmp_path: Path) -> None:
     assert facts[0]["written"] == len(facts[0]["files"]) > 0
     done = winnow("--format", "megatron", "--out", str(tmp_path / "out"), "--source", "short")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "holds an export with another format" in done.stderr
+    assert "holds an export with other format" in done.stderr

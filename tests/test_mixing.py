@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from winnow.pipelines.located import RecipeError
 from winnow.pipelines.mixture_report import mixture_grid
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
+from winnow.pipelines.records import SchemaError
 from winnow.pipelines.verifying import verify
 from winnow.shards import mds
 
@@ -148,7 +150,7 @@ def test_the_shards_hold_what_the_statistics_say(made):
 
 
 def test_the_arithmetic_of_the_table(made):
-    way, out, facts = made
+    _, out, facts = made
     assert sum(s["proportion"] for s in facts["sources"]) == pytest.approx(1)
     for source, weight in zip(facts["sources"], (0.7, 0.3), strict=True):
         train = source["train"]
@@ -272,3 +274,96 @@ def test_another_list_rewrites_only_what_it_touches(root, tmp_path):
 def test_mixtures_that_cannot_be(root, tmp_path, changes, message):
     with pytest.raises(RecipeError, match=message):
         run(recipe(root, "streams", **changes), str(tmp_path / "run"), inline=True, progress=SILENT)
+
+
+@pytest.fixture(scope="module")
+def taken_down(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without per-shard hashes, from which documents were taken out."""
+    out = tmp_path_factory.mktemp("verify") / "run"
+    run(recipe(root, "streams-excluded", shards__hashes="[]"), str(out), inline=True, progress=SILENT)
+    return out
+
+
+def spoil(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    match how:
+        case "flip":
+            data[len(data) // 2] ^= 1
+        case "cut":
+            del data[len(data) // 2 :]
+        case "twice":
+            index = json.loads(data)
+            index["shards"][1] = index["shards"][0]
+            data = bytearray(json.dumps(index, sort_keys=True).encode())
+    path.write_bytes(data) if how != "gone" else path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "gone", "twice"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["train/index.json", "train/shard.00001.mds", "provenance/train-00000001.parquet", "provenance/train-rows.bin",
+     "records/00000001.json"],
+)  # fmt: skip
+def test_verify_finds_damage_of_every_file(taken_down, tmp_path, pattern, how):
+    if how == "twice" and "index" not in pattern:
+        return
+    shutil.copytree(taken_down, tmp_path / "run")
+    opened = open_run(str(tmp_path / "run"))
+    assert list(verify(opened)) == []
+    stage = next(
+        s["directory"] for s in opened.manifest["streams"] if (s["name"], s["split"]) == ("short", "train")
+    )
+    assert stage.startswith("takedown")
+    file = tmp_path / "run" / "stages" / stage / pattern
+    spoil(file, how)
+    problems = list(verify(open_run(str(tmp_path / "run"))))
+    assert problems
+    assert all(p.startswith("short/") for p in problems)
+
+
+def test_a_run_mends_what_follows_from_records(taken_down, root, tmp_path):
+    shutil.copytree(taken_down, tmp_path / "run")
+    for name in ("index.json", "train-rows.bin"):
+        for file in (tmp_path / "run" / "stages").rglob(name):
+            spoil(file, "cut")
+    for file in (tmp_path / "run").glob("m*.json"):
+        spoil(file, "cut")
+    with pytest.raises(SchemaError, match=r"manifest.json is damaged .*`winnow run` writes it again"):
+        open_run(str(tmp_path / "run"))
+    again = run(
+        recipe(root, "streams-excluded", shards__hashes="[]"),
+        str(tmp_path / "run"),
+        inline=True,
+        progress=SILENT,
+    )
+    assert not any(again.redone.values())
+    assert list(verify(open_run(str(tmp_path / "run")))) == []
+
+
+def test_a_source_that_is_all_excluded(root, tmp_path):
+    everything = "".join(f"{name}-{i}\n" for name, n in (("long", 80), ("short", 120)) for i in range(n))
+    (tmp_path / "all.txt").write_text(everything)
+    excluded = {"sources__short__exclude": str(tmp_path / "all.txt")}
+    with pytest.raises(RecipeError, match="'short' has no sample without an excluded document"):
+        run(recipe(root, "streams", **excluded), str(tmp_path / "a"), inline=True, progress=SILENT)
+    made = run(recipe(root, "mixed", **excluded), str(tmp_path / "b"), inline=True, progress=SILENT)
+    short = made.mixture["sources"][1]
+    assert (short["realised"]["rows"], short["realised"]["tokens"]) == (0, 0)
+    assert short["excluded"]["rows"] >= short["rows_drawn"] > 0
+    assert any("no sample of short" in warning for warning in made.mixture["warnings"])
+    excluded["sources__long__exclude"] = str(tmp_path / "all.txt")
+    with pytest.raises(RecipeError, match="every sample of 32 holds an excluded document"):
+        run(recipe(root, "mixed", **excluded), str(tmp_path / "b"), inline=True, progress=SILENT)
+
+
+def test_lengths_that_a_source_or_no_document_reaches(root, tmp_path):
+    """Longer than all of `short`, and than any document."""
+    changes = {"sequence__also": "[3000]", "shards__size_limit": "64KB"}
+    made = run(recipe(root, "streams", **changes), str(tmp_path / "run"), inline=True, progress=SILENT)
+    assert made.mixture is not None
+    warnings = made.mixture["warnings"]
+    assert "short is not in 3000: it has no sample of 3,000 tokens" in warnings
+    assert any(
+        w.startswith("no document reaches the 3,000 tokens of a sample: the longest, of long, has ")
+        for w in warnings
+    )

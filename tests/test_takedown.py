@@ -265,7 +265,7 @@ def test_ids_are_found_where_a_dictionary_finds_them(held, asked):
     def id_(halves: tuple[int, int]) -> bytes:
         return halves[0].to_bytes(8, "big") + halves[1].to_bytes(8, "big")
 
-    ids = exclude.Ids.of([id_(h) for h in held])
+    ids = exclude.Ids.of(pa.array([id_(h) for h in held], tables.ID))
     places = {id_(h): i for i, h in enumerate(sorted(set(held)))}
     column = pa.array([id_(h) for h in asked], tables.ID)
     if len(column):
