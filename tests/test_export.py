@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from winnow.pipelines import export as export_module
 from winnow.pipelines.corpus import run
@@ -242,6 +242,7 @@ def documents(block: list[list[int]], dtype: str) -> Documents:
     return Documents(n << np.uint64(60), n, lengths, np.array([i for d in block for i in d], dtype))
 
 
+@settings(max_examples=30)
 @given(blocks_of(), st.integers(1, 5))
 def test_any_documents_read_back(tmp_path_factory: pytest.TempPathFactory, case, index_block: int) -> None:
     dtype, blocks = case
