@@ -419,8 +419,8 @@ def test_verify_finds_a_damaged_shard(copied, damage):
     assert (done.returncode, done.stderr) == (1, "")
     *problems, summary = done.stdout.splitlines()
     assert problems
-    assert all(p.startswith(f"code/train/{path.name}: ") for p in problems)
-    assert summary == ("1 problem" if len(problems) == 1 else f"{len(problems)} problems")
+    assert all(p.startswith(f"code/train: train/{path.name}: ") for p in problems)
+    assert summary.startswith("1 problem; " if len(problems) == 1 else f"{len(problems)} problems; ")
     again = winnow("verify", copied, "--json")
     assert (again.returncode, json.loads(again.stdout)) == (1, problems)
 
@@ -434,7 +434,7 @@ def test_verify_finds_lost_provenance_and_a_lost_index(copied):
     done = winnow("verify", copied)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert any(ln.startswith("code/train: provenance of shard 0 ") for ln in lines)
+    assert any(ln.startswith("code/train: provenance/train-00000000.parquet: cannot be read") for ln in lines)
     assert any(ln.startswith("docs/train: index.json: ") for ln in lines)
 
 

@@ -195,7 +195,8 @@ def test_the_report_of_dropped_documents_matches_the_table(corpus) -> None:
 def kept_texts(root: Path, out: Path) -> dict[str, str]:
     """Text of every document of the code source by id, from the input itself."""
     opened = open_run(str(out))
-    files = {path: half for half, path in opened._files("code").items()}
+    listing = pq.read_table(f"{opened.stage('code', 'documents')}/files.parquet")
+    files = dict(zip(*(listing.column(c).to_pylist() for c in ("path", "id_half")), strict=True))
     found = {}
     for name, open_ in (("a.jsonl", open), ("b.jsonl.zst", zstandard.open), ("c.jsonl.gz", gzip.open)):
         position = 0
