@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -29,9 +29,10 @@ from winnow.filters.catalogue import FILTERS, segments
 from winnow.filters.classifier_training import TrainingOptions
 from winnow.pipelines import packings
 from winnow.pipelines.dedup_settings import Dedup, SourceDedup, Step, contradictions, filled, steps_of
-from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, wording
+from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown
 from winnow.pipelines.mixture_settings import Mixture, Printed, PrintedRun, Weight, mixture_mistakes
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
+from winnow.pipelines.schema_errors import refusals
 
 EXAMPLES = ("positive", "negative")
 """The two classes of a classifier."""
@@ -343,7 +344,7 @@ def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(document.value)
     except pydantic.ValidationError as error:
-        raise RecipeError(_problems(document, error)) from None
+        raise RecipeError(refusals(Recipe, document, error)) from None
     recipe._document = document
     problems = [
         document.problem(path, message, at_key=path[0] == "sources")
@@ -424,42 +425,6 @@ def _unfit_for_examples(
             yield i, "a filter of a classifier's examples cannot keep a fraction"
         if getattr(use.settings, "model", None) in recipe.classifiers:
             yield i, f"{use.settings.model!r} is a classifier of this recipe; its examples come before it"
-
-
-def _problems(document: Document, error: pydantic.ValidationError) -> list[Problem]:
-    problems = []
-    for item in error.errors(include_url=False):
-        path, kind = tuple(item["loc"]), item["type"]
-        if kind == "extra_forbidden":
-            # …, filters, an item's number, a filter's name
-            what = "filter" if len(path) > 3 and path[-3] == "filters" else "key"
-            hint = nearest(str(path[-1]), _valid_keys(Recipe, path[:-1])) or "; nothing can be set here"
-            message = f"unknown {what} {shown(path[-1])}{hint}"
-            problems.append(document.problem(path, message, at_key=True))
-        elif kind == "missing":
-            problems.append(document.problem(path[:-1], f"{path[-1]!r} is missing", at_key=len(path) > 1))
-        elif path[-1:] == ("[key]",):
-            problems.append(document.problem(path[:-1], wording(item), at_key=True))
-        else:
-            problems.append(document.problem(path, wording(item)))
-    return sorted(problems, key=document.order)
-
-
-def _valid_keys(model: Any, path: Sequence[str | int]) -> list[str]:
-    """The keys the schema allows at a path."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        fields = {f.alias or n: f.annotation for n, f in model.model_fields.items()}
-        if not path:
-            return list(fields)
-        return _valid_keys(fields.get(str(path[0])), path[1:])
-    if get_origin(model) is dict and path:
-        return _valid_keys(get_args(model)[1], path[1:])
-    if get_origin(model) is list and path:
-        return _valid_keys(get_args(model)[0], path[1:])
-    for option in get_args(model):
-        if keys := _valid_keys(option, path):
-            return keys
-    return []
 
 
 def values(recipe: Recipe) -> dict[str, Any]:

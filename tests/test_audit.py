@@ -173,8 +173,8 @@ def ids(opened, rows: list[Row]) -> dict[tuple[str, str, int], str]:
     """The id of every row, by its place."""
     halves = {}
     for source in opened.places:
-        listing = pq.read_table(f"{opened.stage(source, 'documents')}/files.parquet").to_pylist()
-        halves |= {(source, row["path"]): row["id_half"] for row in listing}
+        for row in pq.read_table(f"{opened.stage(source, 'documents')}/files.parquet").to_pylist():
+            halves[source, row["path"]] = row["id_half"]
     return {row.place: f"{halves[row.source, row.path]:016x}{row.position:016x}" for row in rows}
 
 
