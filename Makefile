@@ -32,7 +32,7 @@ demo: $(VENV)/.base ## set up .venv and run the quickstart: text on this machine
 	$(BIN)/winnow run quickstart --out $(RUN)
 
 test: $(VENV)/.all ## set up everything and pass the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/test_faults.py tests
 	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/.all ## format, lint, types

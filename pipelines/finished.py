@@ -107,7 +107,7 @@ class FinishedRun:
         if source not in self._listings:
             place = storage.join(self.stage(source, "documents"), "files.parquet")
             with storage.open_input(place) as handle:
-                self._listings[source] = pq.read_table(handle, columns=["id_half", "path"], use_threads=False)
+                self._listings[source] = pq.ParquetFile(handle).read(["id_half", "path"], use_threads=False)
         return self._listings[source]
 
     def unreferenced(self) -> dict[str, int]:

@@ -79,8 +79,9 @@ def _file_problems(run: FinishedRun, stage: str, file: str, record: Record) -> I
         problems = ["not the file that was written"]
     yield from problems
     if not is_shard and not problems:
-        column = pq.read_table(pa.BufferReader(stored), columns=["tokens"]).column("tokens")
-        tokens = int(column.to_numpy().sum(dtype=np.int64))
+        # Without Arrow's threads: some may still be at work when the command ends, and abort it.
+        table = pq.ParquetFile(pa.BufferReader(stored)).read(["tokens"], use_threads=False)
+        tokens = int(table.column("tokens").to_numpy().sum(dtype=np.int64))
         if tokens != record.counts["tokens"]:
             yield f"covers {tokens:,} tokens, the shard has {record.counts['tokens']:,}"
 
