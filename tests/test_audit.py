@@ -171,10 +171,9 @@ def copied(audited, tmp_path: Path) -> Path:
 
 def ids(opened, rows: list[Row]) -> dict[tuple[str, str, int], str]:
     """The id of every row, by its place."""
-    halves = {}
-    for source in opened.places:
-        for row in pq.read_table(f"{opened.stage(source, 'documents')}/files.parquet").to_pylist():
-            halves[source, row["path"]] = row["id_half"]
+    stages = {s: opened.stage(s, "documents") for s in opened.places}
+    files = [(s, f) for s, d in stages.items() for f in pq.read_table(f"{d}/files.parquet").to_pylist()]
+    halves = {(s, f["path"]): f["id_half"] for s, f in files}
     return {row.place: f"{halves[row.source, row.path]:016x}{row.position:016x}" for row in rows}
 
 
