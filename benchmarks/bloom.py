@@ -102,10 +102,10 @@ def stage(place: str) -> None:
     from winnow.filters.bloom_settings import Bloom
     from winnow.pipelines import bloom, run
     from winnow.pipelines.cluster import Inline
-    from winnow.pipelines.dedup import standings
     from winnow.pipelines.engine import Engine
     from winnow.pipelines.progress import Progress
     from winnow.pipelines.recipe import read
+    from winnow.pipelines.standing import standings
 
     warmed.judge(next(batches(place)).slice(0, 1), Bloom(), warmed.new_filter(16))
     with tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder:

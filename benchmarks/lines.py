@@ -91,11 +91,11 @@ def our_step(folder: str) -> None:
     from winnow.filters.lines_settings import Lines
     from winnow.pipelines import lines, run
     from winnow.pipelines.cluster import Inline
-    from winnow.pipelines.dedup import standings
     from winnow.pipelines.engine import Engine
     from winnow.pipelines.progress import Progress
     from winnow.pipelines.recipe import Limits, read
     from winnow.pipelines.records import total
+    from winnow.pipelines.standing import standings
 
     silent = Progress(stream=None)
     recipe = read(RECIPE.format(path=f"{folder}/text.jsonl"), "lines.yaml")

@@ -44,13 +44,14 @@ def recipe(folder: str, partition_mb: float):
 
 def opened(folder: str, partition_mb: float):
     """(splits, the stages they come from, limits); reads the sources where that has not been done."""
-    from winnow.pipelines import dedup, run
+    from winnow.pipelines import run
     from winnow.pipelines.progress import Progress
+    from winnow.pipelines.standing import standings
 
     made = recipe(folder, partition_mb)
     corpus = run(made, f"{folder}/run", inline=True, until="filters", progress=Progress(stream=None))
     members = [corpus.sources[name] for name in GROUP]
-    inputs = [s for rank, member in enumerate(members) for s in dedup.standings(member, rank)]
+    inputs = [s for rank, member in enumerate(members) for s in standings(member, rank)]
     return inputs, [member.filters.stage for member in members], made.limits
 
 

@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from winnow.filters.catalogue import Segment
 from winnow.filters.evidence import evidence
-from winnow.filters.rules import Rule
+from winnow.filters.quality import bounds
+from winnow.filters.rules import Rule, Signal
 from winnow.pipelines.documents import name
 from winnow.pipelines.dropped import SAMPLE_SEED
 from winnow.pipelines.earlier import shown_name
@@ -60,7 +61,7 @@ class Dropped:
     place: Place
     key: str | None
     stage: str
-    """`read`, `filters` or `dedup`."""
+    """`read`, `filters`, `dedup` or `quality`."""
     filter: str
     """Why the row is no document, the first rule that failed, or the step of dedup."""
     score: float | None
@@ -100,18 +101,22 @@ def _source_facts(source: dict[str, Any]) -> dict[str, Any]:
         if "." in rule:
             dropped[rule] = dropped.get(rule, 0) + n
             size[rule] = size.get(rule, 0) + source["lost_bytes"].get(rule, 0)
+    # The bounds of classifiers on embeddings, which a run made before there were any does not have.
+    judged = source.get("quality") or {key: {} for key in ("dropped", "dropped_bytes", "failing", "only")}
+    dropped, size = dropped | judged["dropped"], size | judged["dropped_bytes"]
+    failing, only = source["failing"] | judged["failing"], source["only"] | judged["only"]
     rules = [
         {
             "rule": rule,
             "dropped": dropped.get(rule, 0),
             "share": dropped.get(rule, 0) / rows,
             "bytes": size.get(rule, 0),
-            "failing": source["failing"].get(rule, 0),
-            "failing_share": source["failing"].get(rule, 0) / rows,
-            "only": source["only"].get(rule, 0),
+            "failing": failing.get(rule, 0),
+            "failing_share": failing.get(rule, 0) / rows,
+            "only": only.get(rule, 0),
             "details": dict(sorted(source["details"].get(rule, {}).items(), key=lambda item: -item[1])),
         }
-        for rule in dropped | source["failing"]
+        for rule in dropped | failing
     ]
     return {
         "name": source["name"],
@@ -148,6 +153,8 @@ def reasons_named(run: FinishedRun, wanted: str) -> set[str]:
     reasons = {r.name for source in run.places for part in segments_of(run, source) for r in part.rules}
     for facts in run.mixture["sources"]:
         reasons |= set(facts["lost"])
+    uses = [use for source in run.recipe.sources.values() for use in source.quality]
+    reasons |= {r.name for use in uses for r in bounds(use.classifier, Signal(use.classifier), use)}
     reasons |= {step.name for step in run.recipe.dedup_steps()}
     if wanted in reasons:
         return {wanted}
@@ -221,7 +228,9 @@ def _splits(run: FinishedRun, source: str, reasons: set[str]) -> list[_Split]:
 
     add("documents", "lost")
     add("filters", "dropped")
-    if any(step["step"] in reasons and step["dropped"] for step in facts["dedup"]):
+    later = {step["step"] for step in facts["dedup"] if step["dropped"]}
+    later |= set(facts.get("quality", {}).get("dropped", {}))
+    if not later.isdisjoint(reasons):
         for record in _records(run, source, "dropped", list(counts)):
             counts[record.index] += sum(record.counts["steps"].get(step, 0) for step in reasons)
     return [_Split(source, split, dropped) for split, dropped in counts.items() if dropped]

@@ -9,7 +9,7 @@ from winnow.pipelines.json_output import JsonOption, print_json
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")]
 SHOWN_PAIRS = 5
-"""Of `audit --duplicates`."""
+"""Of `audit --duplicates`, and documents of `audit --semantic`."""
 
 
 def audit(
@@ -35,6 +35,14 @@ def audit(
             "--filter), or with --doc all that were dropped for that document.",
         ),
     ] = False,
+    semantic: Annotated[
+        bool,
+        typer.Option(
+            "--semantic",
+            help="Show the documents nearest to the cut of a step that compares vectors (--filter semantic or "
+            "prototypes), half of them dropped and half kept, --sample of them, 5 unless said.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what was dropped: a table source by rule, a sample of dropped documents, or one document's story."""
@@ -45,6 +53,11 @@ def audit(
     from winnow.pipelines.audit_document import document_story
     from winnow.pipelines.finished import open_run
 
+    if semantic:
+        if doc is not None or duplicates or text:
+            raise typer.BadParameter("with --semantic go --filter, --sample, --source and --seed alone")
+        _audit_semantic(run, filter_, sample, source, seed, json=json)
+        return
     if duplicates:
         _audit_duplicates(run, filter_, sample, source, seed, doc, json=json)
         return
@@ -107,3 +120,18 @@ def _audit_duplicates(
         print_json([asdict(pair) for pair in pairs])
     else:
         audit_pairs_report.print_pairs(pairs)
+
+
+def _audit_semantic(
+    run: str, step: str | None, sample: int | None, source: str | None, seed: int | None, *, json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from winnow.pipelines import audit_semantic, audit_semantic_report
+    from winnow.pipelines.finished import open_run
+
+    found = audit_semantic.nearest_cut(open_run(run), sample or SHOWN_PAIRS, source, seed, step)
+    if json:
+        print_json([asdict(near) for near in found])
+    else:
+        audit_semantic_report.print_near(found)

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 from winnow.filters.catalogue import Segment
 from winnow.filters.rules import Rule, score_of
+from winnow.pipelines import quality_step
 from winnow.pipelines.audit import Place, place_of, segments_of, survivor_place
 from winnow.pipelines.documents import name, numbers
 from winnow.pipelines.finished import FinishedRun, UnknownError
@@ -153,13 +154,17 @@ def _came_through(
     last = _segment(part, signals, verdict["first"], verdict["failing"], cuts)
     dropped = verdict["first"] >= 0
     steps = () if dropped else tuple(_steps(run, place, split, number))
-    end = "dropped" if dropped else "duplicate" if any(step.dropped for step in steps) else "kept"
+    reason = part.rules[verdict["first"]].name if dropped else None
+    end = "dropped" if dropped else "kept"
+    if steps and steps[-1].dropped:
+        judged = steps[-1].step == quality_step.KIND
+        end, reason = ("dropped", steps[-1].detail) if judged else ("duplicate", None)
     row = table.to_pylist()[0]
     return DocumentStory(
         place=place,
         key=row["key"],
         end=end,
-        reason=part.rules[verdict["first"]].name if dropped else None,
+        reason=reason,
         segments=(*_early_segments(run, place, split), last),
         text_bytes=row["text_bytes"],
         steps=steps,
@@ -169,7 +174,7 @@ def _came_through(
 
 
 def _steps(run: FinishedRun, place: Place, split: int, number: int) -> Iterator[StepStory]:
-    """The steps of dedup up to the one that dropped the document."""
+    """The steps of dedup, and `quality`, up to the one that dropped the document."""
     for directory in run.places[place.source]["dedup"]:
         step = storage.join(run.location, "stages", directory)
         file = storage.join(step, verdict_name(place.source, split))

@@ -36,16 +36,21 @@ def pair_table(number: int, pair: Pair) -> Table:
     table = Table(title=Text(f"{number}. {pair.step}{score}"), title_justify="left", expand=True)
     table.add_column(Text(f"dropped: {shown_place(pair.dropped)}"), ratio=1)
     table.add_column(Text(f"kept: {shown_place(pair.survivor)}"), ratio=1)
-    for same, left, right in pair.blocks:
+    add_blocks(table, pair.blocks)
+    return table
+
+
+def add_blocks(table: Table, blocks: Sequence[tuple[bool, str, str]]) -> None:
+    """Add the words of two texts, blocks of `compared`, to a table of two columns."""
+    for same, left, right in blocks:
         if same:
             table.add_row(
                 *[Text(printable(_abridged(text, EDGE_WORDS)), style="dim") for text in (left, right)]
             )
         else:
             table.add_row(*[Text(printable(_abridged(text, DIFFERENT_WORDS // 2))) for text in (left, right)])
-    if not pair.blocks:
+    if not blocks:
         table.add_row("", "(no text)")
-    return table
 
 
 def _abridged(text: str, edge: int) -> str:

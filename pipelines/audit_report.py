@@ -141,8 +141,10 @@ def _excerpt_lines(document: Dropped) -> Iterator[str]:
 
 
 def _against(score: float | None, threshold: float | None) -> str:
-    if score is None or threshold is None:
+    if score is None:
         return "no score"
+    if threshold is None:
+        return _number(score)
     low = score < threshold
     return (
         f"{_number(score)}, {'below' if low else 'above' if score > threshold else 'at'} {_number(threshold)}"
@@ -246,7 +248,7 @@ def _step_lines(step: StepStory) -> Iterator[str]:
 def _end_lines(story: DocumentStory) -> Iterator[str]:
     if story.end == "no document":
         yield f"no document: {story.reason}"
-    elif story.end == "dropped":
+    elif story.end == "dropped" and not any(step.dropped for step in story.steps):
         yield f"dropped by {story.reason}"
     for step in story.steps:
         yield from _step_lines(step)

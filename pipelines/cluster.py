@@ -1,8 +1,8 @@
 """Where do tasks run?
 
 Ray core tasks, a bounded number in flight, nothing of a document in the object store: a task gets a
-small specification and returns its record. `Inline` runs the same tasks in this process, for tests
-and for looking at one with a debugger.
+small specification and returns its record. Those that ask for GPUs run on actors (actors.py).
+`Inline` runs the same tasks in this process, for tests and for looking at one with a debugger.
 
 A crash of a worker and an OSError (a full disk, a lost mount) are retried, an error in the data is
 not: it would be the same again.
@@ -22,57 +22,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from winnow.pipelines.actors import (
+    RETRIES,
+    WIDTH_SECONDS,
+    Actors,
+    ClusterError,
+    kinds,
+    quiet_worker,
+    ray_failed,
+)
+from winnow.pipelines.capacity import Capacity, capacity_of, usable_gpus
+from winnow.pipelines.jobs import Job, Queue, Task, TaskError
 from winnow.pipelines.records import Record, TaskFunction, perform
 from winnow.shards import storage
 
-RETRIES = 3
+WAIT_SECONDS = 0.2
+"""After which those who watch the run hear of it again."""
 IN_FLIGHT_PER_WORKER = 3
 """Tasks queued for each worker, so that none waits for the driver."""
-WIDTH_SECONDS = 5.0
-"""How often a cluster that grows and shrinks is asked how large it is."""
 NODE_SECONDS = 240.0
 """What a node may take to show that it is fit for work; compiling every kernel there is takes it half of that."""
 OBJECT_STORE_BYTES = 100 << 20
 """Only specifications and records pass through it."""
-
-
-class ClusterError(RuntimeError):
-    """Ray could not start, or what it runs on is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One unit of work of a stage."""
-
-    index: int
-    function: TaskFunction
-    spec: Any
-    memory: int = 0
-    """Bytes it asks of Ray where that is more than `limits.task_memory`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A task that is to run now."""
-
-    request: int
-    """Which of the stages that run side by side it belongs to."""
-    location: str
-    """Of its stage."""
-    task: Task
-
-
-class TaskError(RuntimeError):
-    """A task failed for good; `cause` is what it raised."""
-
-    def __init__(self, job: Job, cause: BaseException):
-        super().__init__(f"task {job.task.index}: {cause}")
-        self.job = job
-        self.cause = cause
 
 
 class Inline:
@@ -80,22 +55,23 @@ class Inline:
 
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
         """Yield (request, record) as each job is finished. Raises TaskError."""
-        for job in jobs:
+        queue = Queue(jobs)
+        while (job := queue.take()) is not None:
+            task = job.task
             try:
-                yield job.request, perform(job.location, job.task.index, job.task.function, job.task.spec)
+                record = perform(job.location, task.index, task.function, task.spec)
             except Exception as error:
                 raise TaskError(job, error) from error
+            queue.recorded(job)
+            yield job.request, record
+
+    def capacity(self) -> Capacity:
+        """This machine's cores, and the GPUs that torch can use."""
+        cpus, gpus = float(os.cpu_count() or 1), float(usable_gpus())
+        return Capacity(cpus, gpus, cpus, gpus)
 
     def close(self) -> None:
         """Nothing to stop."""
-
-
-def quiet_worker() -> None:
-    """One thread for every pool inside a worker: Ray runs as many workers as there are cores."""
-    import pyarrow as pa
-
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
 
 
 def _remote(location: str, index: int, function: TaskFunction, spec: Any) -> Record:
@@ -171,6 +147,7 @@ class Cluster:
             num_cpus=1, max_retries=RETRIES, retry_exceptions=[OSError], **options
         )
         self.task_memory = task_memory
+        self.options = options
         self._prepare_nodes(run, rehearse, options)
 
     @property
@@ -196,7 +173,6 @@ class Cluster:
         if address is None:
             here = {
                 "num_cpus": workers or os.cpu_count() or 1,
-                "num_gpus": 0,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_node_ip_address": "127.0.0.1",
@@ -269,28 +245,42 @@ class Cluster:
         Raises TaskError, ClusterError.
         """
         waiting: dict[Any, Job] = {}
-        source = iter(jobs)
-        exhausted = False
+        jobs = list(jobs)
+        queue = Queue(jobs)
+        wanted = kinds(jobs, self.task_memory, asks=not self.here)
+        actors = Actors(self.ray, wanted, self.options, grows=not self.here)
         width, asked = self.in_flight, time.monotonic()
-        while True:
-            while not exhausted and len(waiting) < width:
-                job = next(source, None)
-                if job is None:
-                    exhausted = True
-                    break
-                task = job.task
-                waiting[self._remote(task).remote(job.location, task.index, task.function, task.spec)] = job
-            if not waiting:
-                return
-            if time.monotonic() - asked > WIDTH_SECONDS:
-                width, asked = self.in_flight, time.monotonic()
-            ready, _ = self.ray.wait(list(waiting), num_returns=1, timeout=0.2)
-            if not ready:
-                yield None
-                continue
-            for ref in ready:
-                job = waiting.pop(ref)
-                yield job.request, self._result(ref, job)
+        try:
+            while True:
+                while queue.plain and len(waiting) < width:
+                    job = queue.plain.popleft()
+                    task = job.task
+                    ref = self._remote(task).remote(job.location, task.index, task.function, task.spec)
+                    waiting[ref] = job
+                actors.advance(queue.on_gpus)
+                if not waiting and not actors.busy:
+                    return
+                if time.monotonic() - asked > WIDTH_SECONDS:
+                    width, asked = self.in_flight, time.monotonic()
+                if not (promises := [*actors.promises(), *waiting]):
+                    time.sleep(WAIT_SECONDS)
+                    yield None
+                    continue
+                ready, _ = self.ray.wait(promises, num_returns=1, timeout=WAIT_SECONDS)
+                if not ready:
+                    yield None
+                    continue
+                settled: tuple[Job, Record] | None
+                if (promise := ready[0]) in waiting:
+                    job = waiting.pop(promise)
+                    settled = job, self._result(promise, job)
+                else:
+                    settled = actors.settle(promise)
+                if settled is not None:
+                    queue.recorded(settled[0])
+                    yield settled[0].request, settled[1]
+        finally:
+            actors.close()
 
     def _remote(self, task: Task) -> Any:
         """Ray's form of a task, with the memory it needs."""
@@ -314,10 +304,15 @@ class Cluster:
             died = RuntimeError(f"its worker died {RETRIES + 1} times ({message})")
             raise TaskError(job, died) from error
         except exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ClusterError(
-                f"Ray failed: {reason} What is recorded stays; the same command continues"
-            ) from error
+            raise ray_failed(error) from error
+
+    def capacity(self) -> Capacity:
+        """Of the cluster; on a Ray of our own only GPUs that torch can use count."""
+        found = capacity_of(self.ray)
+        if self.here and found.gpus:
+            gpus = min(found.gpus, usable_gpus())
+            found = replace(found, gpus=gpus, most_gpus=gpus)
+        return found
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

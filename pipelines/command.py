@@ -148,9 +148,8 @@ def _print_speed(corpus: Any) -> None:
         f"{show_bytes(text / corpus.seconds)}/s, {show_count(tokens / corpus.seconds)} tokens/s"
     )
     if cpu:
-        shares = ", ".join(
-            f"{k} {v / cpu:.0%}" for k, v in sorted(corpus.cpu_seconds.items(), key=lambda i: -i[1])
-        )
+        most = sorted(((v / cpu, k) for k, v in corpus.cpu_seconds.items()), reverse=True)
+        shares = ", ".join(f"{k} {share:.0%}" for share, k in most if share >= 0.005)
         print(f"CPU of the tasks that ran now: {cpu:.1f} s ({shares})")
 
 

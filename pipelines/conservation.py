@@ -1,8 +1,8 @@
 """Is everything accounted for?
 
-Before anything is published: for every source, rows read = lost + dropped by reason + duplicates + kept, and tokens
-produced = tokens in samples + the tail that fills none; samples in shards = samples that were meant for them, less
-those that takedowns dropped.
+Before anything is published: for every source, rows read = lost + dropped by reason + duplicates + dropped by `quality`
++ kept, and tokens produced = tokens in samples + the tail that fills none; samples in shards = samples that were meant
+for them, less those that takedowns dropped.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ def check(corpus: Corpus) -> None:
         read, kept, tokenized = source.documents.records, source.filters.records, source.tokens.records
         streamed = source.shuffled.done.records
         lost, dropped_by_rule = total(read, "lost") or {}, total(kept, "dropped") or {}
-        duplicates = sum(total(done.records, "dropped", source.name) for done in source.steps)
+        gone_later = sum(total(done.records, "dropped", source.name) for done in source.steps)
         passed_on = total(read, "documents")
         _equal(source, "rows read, and lost + passed on", total(read, "rows"), sum(lost.values()) + passed_on)
         decided = sum(dropped_by_rule.values()) + total(kept, "kept")
         _equal(source, "documents into the filters, and dropped + kept", passed_on, decided)
-        accounted = duplicates + total(tokenized, "documents")
-        _equal(source, "documents kept, and duplicates + tokenized", total(kept, "kept"), accounted)
+        accounted = gone_later + total(tokenized, "documents")
+        _equal(
+            source, "documents kept, and dropped by later steps + tokenized", total(kept, "kept"), accounted
+        )
         for what in ("documents", "tokens", "text_bytes"):
             _equal(source, f"{what} tokenized, and in streams", total(tokenized, what), total(streamed, what))
         for split in pack.SPLITS:

@@ -21,6 +21,9 @@ from winnow.pipelines import (
     dedup,
     documents,
     dropped,
+    embedding_training,
+    embeddings,
+    encoders,
     exclude,
     filtering,
     grouping,
@@ -30,6 +33,7 @@ from winnow.pipelines import (
     packings,
     plan_dedup,
     publish,
+    quality_step,
     reading,
     sampling,
     stream,
@@ -45,6 +49,7 @@ from winnow.pipelines.planning import Plan, SourcePlan, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Stage
+from winnow.pipelines.standing import standings
 from winnow.shards import feed, mixture, storage
 from winnow.shards.inputs import InputError
 from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
@@ -65,7 +70,9 @@ class SourceRun:
     documents: Done
     filters: Done
     steps: list[Done] = field(default_factory=list)
-    """The verdicts of dedup, in order."""
+    """The verdicts of dedup, in order, and last of `quality`."""
+    embedded: dict[str, Done] = field(default_factory=dict)
+    """Its vectors, by embedding."""
     tokens: Done | None = None
     shuffled: stream.Shuffled | None = None
     groups: Done | None = None
@@ -96,6 +103,10 @@ class Corpus:
     """The stage of each model that filters go by and the recipe does not train, by the recipe's name for it."""
     classifiers: dict[str, Done] = field(default_factory=dict)
     """The stage of each classifier that the recipe trains."""
+    embedding_classifiers: dict[str, Done] = field(default_factory=dict)
+    """The stage of each classifier on embeddings that the recipe trains."""
+    embeddings: embeddings.Embeddings | None = None
+    """What makes vectors; None where nothing needs any."""
     lists: dict[str, exclude.Lists] = field(default_factory=dict)
     """Of documents to take out, by source."""
     models: models.Models = field(default_factory=dict)
@@ -166,10 +177,14 @@ def run(
             publish.begin(out, planned)
             tokenizer = _tokenizer(engine, recipe, source)
             found = models.fetch(engine, recipe)
+            places, encoder_stages = encoders.fetch(engine, recipe)
             if not inline:
                 rehearse = partial(_rehearse, filtering.all_parts(planned), recipe.dedup_steps())
                 engine.executor = Cluster(out, address, workers, recipe.limits.task_memory, rehearse)
-            return _stages(engine, planned, tokenizer, found, lists, until)
+            corpus = _corpus(engine, planned, tokenizer, found, lists)
+            if places:
+                corpus.embeddings = embeddings.prepare(engine, planned, places, encoder_stages)
+            return _stages(engine, planned, corpus, until)
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
@@ -231,15 +246,14 @@ def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
     return done
 
 
-def _stages(
+def _corpus(
     engine: Engine,
     planned: Plan,
     tokenizer: Done,
     found: dict[str, Done],
     lists: dict[str, exclude.Lists],
-    until: str | None,
 ) -> Corpus:
-    started = time.perf_counter()
+    """What is known before any source is read."""
     vocabulary = tokens.load_vocabulary(tokenizer.location)
     corpus = Corpus(engine.run, planned, {}, tokenizer, vocabulary)
     corpus.fetched = found
@@ -247,8 +261,22 @@ def _stages(
     corpus.models = {name: models.file_of(done) for name, done in found.items()}
     corpus.backend = choose_backend(vocabulary)
     engine.progress.say(f"tokenizer {planned.recipe.tokenizer.name}: {corpus.backend.reason}")
+    return corpus
+
+
+def _stages(engine: Engine, planned: Plan, corpus: Corpus, until: str | None) -> Corpus:
+    started = time.perf_counter()
     corpus.classifiers = training.train(engine, planned, corpus.models, corpus.counter)
     corpus.models |= {name: models.file_of(done) for name, done in corpus.classifiers.items()}
+    if corpus.embeddings is not None:
+        corpus.embedding_classifiers = embedding_training.train(
+            engine,
+            planned,
+            corpus.models,
+            corpus.counter,
+            corpus.embeddings.encoders,
+            corpus.embeddings.devices,
+        )
     steps = dict(zip(STAGES, (_read, _filter, _deduplicate, _tokenize, _shuffle, _pack), strict=True))
     left = list(STAGES)
     while left:
@@ -308,7 +336,11 @@ def _filter(engine: Engine, planned: Plan, corpus: Corpus) -> None:
 
 
 def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
-    dedup.deduplicate(engine, planned, corpus.sources)
+    dedup.deduplicate(engine, planned, corpus.sources, corpus.embeddings)
+    if corpus.embedding_classifiers:
+        assert corpus.embeddings is not None
+        embeddings.embed(engine, planned.recipe, corpus.sources, corpus.embeddings)
+        quality_step.judge(engine, planned.recipe, corpus.sources, corpus.embedding_classifiers)
     corpus.lasting = [done for done in engine.done.values() if done.stage.kind in dedup.LASTING]
 
 
@@ -316,7 +348,7 @@ def _tokenize(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     requests = []
     for source in corpus.sources.values():
         upstream = [done.stage.directory for done in (source.filters, *source.steps)]
-        requests.append(tokens.request(source.name, dedup.standings(source), upstream, corpus.tokenizing))
+        requests.append(tokens.request(source.name, standings(source), upstream, corpus.tokenizing))
     for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):
         source.tokens = done
 
@@ -360,7 +392,7 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
                 text=recipe.dropped_text,
                 seed=recipe.seed,
             )
-            for standing in dedup.standings(source)
+            for standing in standings(source)
         ]
         requests.append(Request(stage, [Task(s.standing.split, dropped.dropped_task, s) for s in specs]))
     for source, done in zip(corpus.sources.values(), engine.perform_all(requests), strict=True):

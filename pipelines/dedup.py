@@ -11,31 +11,65 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from winnow.pipelines import bloom, decontaminate, exact, lines, minhash, substrings
-from winnow.pipelines.dedup_settings import Group, Step
+from winnow.pipelines import (
+    bloom,
+    decontaminate,
+    exact,
+    lines,
+    minhash,
+    prototypes,
+    semantic,
+    substrings,
+)
+from winnow.pipelines.dedup_settings import WITH_VECTORS, Group, Step
 from winnow.pipelines.earlier import earlier_sources
+from winnow.pipelines.embeddings import Embeddings, embed
 from winnow.pipelines.engine import Done, Engine, Work
-from winnow.pipelines.planning import Plan, SourcePlan
+from winnow.pipelines.planning import Plan
 from winnow.pipelines.records import Stage
-from winnow.pipelines.standing import Standing
+from winnow.pipelines.standing import Standing, standings
+from winnow.pipelines.vectors import embedded
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
 
 
-LASTING = ("keys", "signatures", "minhash-report", "decontaminate-report")
-"""Kinds of stages that stay when a run is cleaned: later runs compare with them, or statistics are made of them."""
+LASTING = (
+    "keys",
+    "signatures",
+    "minhash-report",
+    "decontaminate-report",
+    "semantic-scores",
+    "semantic-report",
+    "prototypes-scores",
+    "prototypes-report",
+    "quality-scores",
+)
+"""Kinds of stages that stay when a run is cleaned: later runs compare with them, statistics are made of
+them, or another threshold needs nothing else."""
 
 
-def deduplicate(engine: Engine, planned: Plan, sources: dict[str, SourceRun]) -> None:
-    """Run every step; each source's verdict stages are appended to its `steps`."""
+def deduplicate(
+    engine: Engine, planned: Plan, sources: dict[str, SourceRun], embeddings: Embeddings | None
+) -> None:
+    """Run every step; each source's verdict stages are appended to its `steps`.
+
+    embeddings : what vectors are made with, where a step compares any.
+    """
     recipe = planned.recipe
     for step in recipe.dedup_steps():
+        if step.name in WITH_VECTORS:
+            assert embeddings is not None
+            embed(engine, recipe, sources, embeddings)
         works = []
         for group in step.groups:
             members = [sources[name] for name in group.sources]
             inputs = [standing for rank, m in enumerate(members) for standing in standings(m, rank)]
             upstream = [done.stage for m in members for done in (m.filters, *m.steps)]
+            if step.name in WITH_VECTORS:
+                assert embeddings is not None
+                works.append(_vector_work(step.name, engine, planned, group, members, inputs, embeddings))
+                continue
             works.append(_work(step.name, engine, planned, group, inputs, upstream))
         for group, done in zip(step.groups, engine.together(*works), strict=True):
             for name in group.sources:
@@ -59,33 +93,6 @@ def rehearse(steps: Sequence[Step]) -> None:
             importlib.import_module(f"winnow.filters.{module}")
         for group in step.groups if step.name == "minhash" else ():
             minhash.rehearse(group.settings)
-
-
-def standings(source: SourceRun, rank: int = 0) -> list[Standing]:
-    """The splits of a source behind its filters and the steps that it has gone through."""
-    return standings_of(source.plan, source.documents, source.filters, source.steps, rank)
-
-
-def standings_of(
-    source: SourcePlan, documents: Done, filters: Done, steps: Sequence[Done] = (), rank: int = 0
-) -> list[Standing]:
-    """The same, of the splits that `source` has."""
-    places = tuple(done.location for done in steps)
-    return [
-        Standing(
-            source=source.name,
-            rank=rank,
-            split=split.index,
-            rows=read.counts["documents"],
-            documents=documents.location,
-            filters=filters.location,
-            steps=places,
-            files=tuple(sorted({(p.id_half, p.file) for p in split.pieces})),
-            documents_left=kept.counts["kept"],
-            bytes_left=kept.counts["kept_bytes"],
-        )
-        for split, read, kept in zip(source.splits, documents.records, filters.records, strict=True)
-    ]
 
 
 def _work(
@@ -113,3 +120,22 @@ def _work(
         case "decontaminate":
             return decontaminate.deduplicate(engine, sources, inputs, upstream, settings, limits)
     raise ValueError(f"there is no step {step!r}")
+
+
+def _vector_work(
+    step: str,
+    engine: Engine,
+    planned: Plan,
+    group: Group,
+    members: Sequence[SourceRun],
+    inputs: Sequence[Standing],
+    embeddings: Embeddings,
+) -> Work[Done]:
+    settings = group.settings
+    made = {m.name: m.embedded[settings.embedding] for m in members}
+    upstream = [done.stage for m in members for done in (m.filters, *m.steps, made[m.name])]
+    limits, seed, device = planned.recipe.limits, planned.recipe.seed, embeddings.devices[settings.embedding]
+    splits = embedded(inputs, made)
+    if step == "semantic":
+        return semantic.deduplicate(engine, group.sources, splits, upstream, settings, limits, seed, device)
+    return prototypes.deduplicate(engine, group.sources, splits, upstream, settings, limits, seed, device)

@@ -1,7 +1,8 @@
 """How are the statistics of dedup shown?
 
-Per step and group a line, then whose duplicates the documents of each source are, clusters by size, and for
-decontamination what was found of each benchmark.
+Per step and group a line, then whose duplicates the documents of each source are, clusters by size, for
+decontamination what was found of each benchmark, and for steps that compare vectors what other cuts would keep and
+which clusters there are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from winnow.pipelines.audit_report import printable
 from winnow.pipelines.report import new_table
+
+SHOWN_SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)
+"""Of a retention curve; mixture.json has all of it."""
+SHOWN_CLUSTERS = 5
+"""Of those that mixture.json describes: the largest, then those that lose most."""
 
 
 def print_dedup(facts: dict[str, Any], console: Console) -> None:
@@ -71,11 +78,34 @@ def step_lines(step: dict[str, Any]) -> Iterator[str]:
             f"{step['step']}: {step['unverified']:,} documents of very large clusters stay that were compared "
             "with some of their survivors only"
         )
+    yield from _vector_lines(step)
     for name, found in step.get("benchmarks", {}).items():
         short = f" ({found['too_short']:,} too short to look for)" if found["too_short"] else ""
         yield (
             f"{name}: {found['items_found']:,} of {found['items']:,} items{short} found, in "
             f"{found['documents']:,} documents"
+        )
+
+
+def _vector_lines(step: dict[str, Any]) -> Iterator[str]:
+    """What a step that compares vectors reports beside its clusters' sizes: shares by eps, and clusters."""
+    name = step["step"]
+    if "empty_clusters" in step:
+        filled = step["most_clusters"] - step["empty_clusters"]
+        cut = "" if step["eps"] is None else f"; the cut is at eps {step['eps']:.4g}"
+        yield f"{name}: {filled:,} of {step['most_clusters']:,} clusters have documents{cut}"
+    if retention := step.get("retention"):
+        eps_at = sorted(
+            ((float(share), eps) for share, eps in retention["eps_at_share"].items()), reverse=True
+        )
+        shown = [f"{share:.0%} at eps {eps:.3g}" for share, eps in eps_at if share in SHOWN_SHARES]
+        if shown:
+            yield f"{name} would keep {', '.join(shown)}"
+    for found in step.get("shown_clusters", ())[:SHOWN_CLUSTERS]:
+        words = printable(", ".join(found["words"])) or "(no word tells it from others)"
+        yield (
+            f"{name} cluster {found['cluster']:,}: {found['documents']:,} documents, {found['goes']:,} go, "
+            f"mean cosine to the centroid {found['similarity']:.3f}: {words}"
         )
 
 

@@ -7,6 +7,7 @@ A step is asked for in a source (`true`, its settings, or, for MinHash, a preset
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -16,9 +17,10 @@ from winnow.filters.decontaminate_settings import Decontaminate
 from winnow.filters.exact_settings import Exact
 from winnow.filters.lines_settings import Lines
 from winnow.filters.minhash_settings import MinHash
+from winnow.filters.semantic_settings import Prototypes, Semantic
 from winnow.filters.substring_settings import Substrings
 from winnow.pipelines.located import nearest, shown
-from winnow.pipelines.numbers import parse_bytes, parse_count
+from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 
 STEPS: dict[str, type[BaseModel]] = {
     "exact": Exact,
@@ -27,10 +29,14 @@ STEPS: dict[str, type[BaseModel]] = {
     "bloom": Bloom,
     "substrings": Substrings,
     "decontaminate": Decontaminate,
+    "semantic": Semantic,
+    "prototypes": Prototypes,
 }
 """The steps, in the order they are done in, and their settings."""
 WITH_EARLIER = ("exact", "minhash")
 """Steps that can compare with what an earlier run kept."""
+WITH_VECTORS = ("semantic", "prototypes")
+"""Steps that compare vectors of documents."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -43,7 +49,7 @@ SIZES = ("memory", "min_bytes")
 
 
 def filled(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with numbers as recipes may write them: `300M`, `1.5B`, `64MiB`."""
+    """Settings with numbers as recipes may write them: `300M`, `1.5B`, `64MiB`, `80%`."""
     fields = model.model_fields
     return {k: _number(k, fields[k].annotation, v) if k in fields else v for k, v in given.items()}
 
@@ -57,6 +63,9 @@ def _number(name: str, annotation: Any, value: Any) -> Any:
             return parse_bytes(value) if name in SIZES else parse_count(value)
         except ValueError:
             return value  # pydantic says what is wrong, at the setting
+    if isinstance(value, str) and float in kinds and value.rstrip().endswith("%"):
+        with suppress(ValueError):
+            return parse_fraction(value)
     return value
 
 
@@ -118,6 +127,10 @@ class SourceDedup(_Settings):
     """Cut paragraphs and drop documents whose n-grams were nearly all seen before, by a Bloom filter."""
     substrings: _asked_for("substrings") = None  # type: ignore[valid-type]
     """Cut long stretches of text that occurred before."""
+    semantic: _asked_for("semantic") = None  # type: ignore[valid-type]
+    """Drop documents whose vectors are too like another one's (SemDeDup)."""
+    prototypes: _asked_for("prototypes") = None  # type: ignore[valid-type]
+    """Drop documents nearest to their cluster's centroid (D4)."""
 
 
 class DecontaminateSources(Decontaminate):
@@ -138,6 +151,8 @@ class Dedup(_Settings):
     substrings: _across("substrings") = None  # type: ignore[valid-type]
     decontaminate: Annotated[DecontaminateSources | None, BeforeValidator(_decontaminate)] = None
     """Look for benchmarks' items in every source."""
+    semantic: _across("semantic") = None  # type: ignore[valid-type]
+    prototypes: _across("prototypes") = None  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, slots=True)

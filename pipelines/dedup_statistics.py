@@ -1,4 +1,4 @@
-"""What did the steps of dedup take, and whose duplicates was it?"""
+"""What did the steps of dedup take, and whose duplicates was it? And what did `quality` take after them?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from winnow.pipelines import quality_step
 from winnow.pipelines.engine import Done
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import canonical, total
@@ -21,8 +22,20 @@ def of_source(source: SourceRun) -> list[dict[str, Any]]:
     """What each step took from a source, in order."""
     return [
         {"step": done.stage.kind, **{what: total(done.records, what, source.name) for what in COUNTS}}
-        for done in source.steps
+        for done in dedup_steps(source)
     ]
+
+
+def dedup_steps(source: SourceRun) -> list[Done]:
+    """The steps of dedup that a source went through, without `quality`, which finds no duplicates."""
+    return [done for done in source.steps if done.stage.kind != quality_step.KIND]
+
+
+def of_quality(source: SourceRun) -> dict[str, dict[str, int]]:
+    """What classifiers on embeddings dropped of a source, by their bounds, as filters' drops are counted."""
+    records = [r for done in source.steps if done.stage.kind == quality_step.KIND for r in done.records]
+    counted = {"dropped": "rules", "dropped_bytes": "rules_bytes", "failing": "failing", "only": "only"}
+    return {what: total(records, name) or {} for what, name in counted.items()}
 
 
 def of_groups(recipe: Recipe, sources: dict[str, SourceRun], lasting: Sequence[Done]) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """What went, and why: RUN/dropped/<source>/, a row per document that did not stay.
 
-Columns: id, key, stage (`read`, `filters`, `dedup`), filter (the reason, the first failing rule, the step of dedup),
-detail (what some filters and steps say beside the score: a language, another library's reason, a benchmark's item),
-score, threshold, failing (all failing rules), survivor (the document that dedup keeps instead), text, raw. `text` is
-there for a seeded sample per filter and split (`dropped_text: sample`), for all, or for none; `raw` is the bytes of
-a malformed row, at most 64 KiB. For `read` the score is the row's size in bytes.
+Columns: id, key, stage (`read`, `filters`, `dedup`, `quality`), filter (the reason, the first failing rule, the step of
+dedup), detail (what some filters and steps say beside the score: a language, another library's reason, a benchmark's
+item), score, threshold, failing (all failing rules), survivor (the document that dedup keeps instead), text, raw.
+`text` is there for a seeded sample per filter and split (`dropped_text: sample`), for all, or for none; `raw` is the
+bytes of a malformed row, at most 64 KiB. For `read` the score is the row's size in bytes.
 
 Memory: one Arrow batch of text, the ids of what a split dropped, and the sample.
 """
@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from winnow.filters.rules import Rule
+from winnow.pipelines import quality_step
 from winnow.pipelines.documents import LOST_SCHEMA, details_of, failing_names, lost_batch, name
 from winnow.pipelines.records import Outputs
 from winnow.pipelines.standing import Standing, step_of, verdict_name
 from winnow.shards import storage, tables
 
-VERSION = 3
+VERSION = 4
 SAMPLES_PER_FILTER = 64
 """Texts kept per source and filter, spread over its splits; at least one a split."""
 SAMPLE_SEED = 0x73616D706C65
@@ -44,7 +45,7 @@ class DroppedSpec:
 
 
 def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
-    """Write the report of one split; returns its rows, and those by step of dedup."""
+    """Write the report of one split; returns its rows, and of those after the filters how many by `filter`."""
     sampled = _sample(spec) if spec.text == "sample" else {}
     rows = 0
     steps: dict[str, int] = {}
@@ -58,9 +59,9 @@ def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
         for batch, texts in _dropped(spec, with_text=spec.text != "none"):
             writer.write(_with_text(batch, texts, spec.text, sampled))
             rows += batch.num_rows
-            if batch.column("stage")[0].as_py() == "dedup":
-                step = batch.column("filter")[0].as_py()
-                steps[step] = steps.get(step, 0) + batch.num_rows
+            if batch.column("stage")[0].as_py() in ("dedup", quality_step.KIND):
+                for pair in batch.column("filter").value_counts().to_pylist():
+                    steps[pair["values"]] = steps.get(pair["values"], 0) + pair["counts"]
     return {"rows": rows, "steps": steps}
 
 
@@ -138,15 +139,17 @@ def _by_filters(
 
 
 def _by_step(step: str, row: pa.RecordBatch, verdict: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.Array]:
-    """Documents that a step of dedup dropped, and which of the rows they are."""
+    """Documents that a step of dedup, or `quality`, dropped, and which of the rows they are."""
     take = pa.array(np.flatnonzero(verdict.column("dropped").to_numpy(zero_copy_only=False)))
     gone = verdict.take(take)
+    details = gone.column("detail").to_pylist()
+    by_rule = step == quality_step.KIND
     batch = lost_batch(
         ids=row.column("id").take(take),
         keys=row.column("key").take(take),
-        stage="dedup",
-        filters=[step] * len(take),
-        details=gone.column("detail").to_pylist(),
+        stage=quality_step.KIND if by_rule else "dedup",
+        filters=details if by_rule else [step] * len(take),
+        details=None if by_rule else details,
         scores=gone.column("score"),
     )
     return batch.add_column(SURVIVOR, SCHEMA.field("survivor"), gone.column("survivor")), take

@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from winnow.pipelines.cluster import Job, Task, TaskError
+from winnow.pipelines.capacity import Capacity
+from winnow.pipelines.jobs import Job, Task, TaskError, check_order
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.records import Record, Stage, completed, describe
 from winnow.shards.inputs import InputError
@@ -36,6 +37,8 @@ class Request:
 
 class Executor(Protocol):
     def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Record] | None]: ...
+
+    def capacity(self) -> Capacity: ...
 
     def close(self) -> None: ...
 
@@ -96,12 +99,16 @@ class Engine:
     def perform_all(self, requests: Sequence[Request]) -> list[Done]:
         """Bring stages to completion, their tasks side by side; checks see every record and may stop the run.
 
-        Raises InputError for input that cannot be used, RunError for a task that failed for good.
+        A task that comes `after` one of another stage is begun when that one is recorded.
+
+        Raises InputError for input that cannot be used, RunError for a task that failed for good, ValueError for a
+        task that comes after one that is not there, or after itself by way of others.
         """
         if not requests:
             return []
         started = time.perf_counter()
         known = [completed(r.stage.location(self.run)) for r in requests]
+        awaited = _awaited(requests)
         jobs: list[Job] = []
         for i, (request, records) in enumerate(zip(requests, known, strict=True)):
             missing = [t for t in request.tasks if t.index not in records]
@@ -110,7 +117,13 @@ class Engine:
             if request.check:
                 for record in records.values():
                     request.check(record)
-            jobs += [Job(i, request.stage.location(self.run), task) for task in missing]
+            location = request.stage.location(self.run)
+            for task in missing:
+                after = awaited[task.after] if task.after else None
+                if after is not None and after[1] in known[after[0]]:
+                    after = None
+                jobs.append(Job(i, location, task, after))
+        check_order(jobs)
         names = [r.stage.name for r in requests]
         n_tasks = sum(len(r.tasks) for r in requests)
         self.progress.begin(_label(names), n_tasks, n_tasks - len(jobs))
@@ -161,6 +174,25 @@ class Engine:
                 raise InputError(f"{name}: {cause}") from error
             index = error.job.task.index
             raise RunError(f"{name}, task {index}: {type(cause).__name__}: {cause}") from error
+
+
+def _awaited(requests: Sequence[Request]) -> dict[tuple[str, int], tuple[int, int]]:
+    """(request, index of the task) of all that tasks come after. Raises ValueError for what is not there."""
+    wanted = {task.after for request in requests for task in request.tasks if task.after}
+    if not wanted:
+        return {}
+    found: dict[tuple[str, int], tuple[int, int]] = {}
+    for i, request in enumerate(requests):
+        for task in request.tasks:
+            name = (request.stage.name, task.index)
+            if name not in wanted:
+                continue
+            if name in found:
+                raise ValueError(f"two stages that run side by side are called {name[0]!r}")
+            found[name] = (i, task.index)
+    if missing := sorted(wanted - found.keys()):
+        raise ValueError(f"a task comes after {missing[0]}, and no such task runs side by side with it")
+    return found
 
 
 def _label(names: Sequence[str]) -> str:

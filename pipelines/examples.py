@@ -1,16 +1,19 @@
 """Which documents is a classifier trained on, and which is it tested on?
 
+    documents ─▶ filters ─▶ examples
+
 Every document that a source of examples keeps has a draw, a hash of the seed and its id; a sample is those with
 the smallest draws. A task takes the documents of some splits whose draws can be among them, and writes their
-texts in the order of the draws; `texts_of` merges what the tasks left. Another hash decides what is held out.
+texts in the order of the draws; `examples_of` merges what the tasks left. Another hash decides what is held out.
 
-Memory: a task holds the sampled texts of its splits (one split where there are at most `MOST_FILES`), `texts_of`
+Memory: a task holds the sampled texts of its splits (one split where there are at most `MOST_FILES`), `examples_of`
 about 1 MiB of text per task.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +21,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from winnow.filters.field import NumberField
+from winnow.filters.length import TokenCounter
+from winnow.pipelines import filtering
+from winnow.pipelines.classifier_settings import Examples, ScoredExamples
+from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name, offsets
-from winnow.pipelines.engine import Done
-from winnow.pipelines.records import Outputs
+from winnow.pipelines.engine import Done, Request, Work
+from winnow.pipelines.models import Models, complete
+from winnow.pipelines.planning import Plan, SourcePlan
+from winnow.pipelines.records import Outputs, Stage, total
 from winnow.pipelines.verdicts import kept_batches
 from winnow.shards import storage, tables
 
@@ -30,6 +40,8 @@ MOST_FILES = 256
 """Tasks, and so files, of one source's examples."""
 DRAW_SEED, HELDOUT_SEED = 0x657861, 0x68656C64
 SCHEMA = pa.schema([("draw", pa.uint64()), ("heldout", pa.bool_()), ("text", pa.large_string())])
+SCORED_SCHEMA = SCHEMA.append(pa.field("score", pa.float64()))
+"""Of examples that have scores; null where a document has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,8 @@ class ExamplesSpec:
     """Draws above this one are not in the sample."""
     heldout: float
     seed: int
+    score: str | None = None
+    """Path of a field of `meta`, where examples have scores."""
 
 
 def groups(splits: int) -> list[tuple[int, ...]]:
@@ -65,8 +79,10 @@ def draw_limit(sample: int | None, kept: int) -> int:
 def examples_task(spec: ExamplesSpec, outputs: Outputs) -> dict[str, Any]:
     """Write the examples of some splits in the order of their draws; returns how many there are."""
     draws, heldout, texts = [np.empty(0, np.uint64)], [np.empty(0, bool)], [pa.array([], pa.large_string())]
+    scores = [np.empty(0)]
+    columns = ["id"] if spec.score is None else ["id", "meta"]
     for split in spec.splits:
-        rows = tables.Aligned(kept_batches(spec.documents, spec.filters, split, ["id"]))
+        rows = tables.Aligned(kept_batches(spec.documents, spec.filters, split, columns))
         for batch in tables.arrow_batches(storage.join(spec.documents, name("text", split, "arrow"))):
             table = rows.take(batch.num_rows)
             halves = tables.id_halves(table.column("id"))
@@ -76,17 +92,32 @@ def examples_task(spec: ExamplesSpec, outputs: Outputs) -> dict[str, Any]:
             chance = tables.mix(spec.seed ^ HELDOUT_SEED, *(half[wanted] for half in halves))
             heldout.append(chance < np.uint64(int(spec.heldout * 2**64)))
             texts.append(batch.column("text").filter(pa.array(wanted)))
+            if spec.score is not None:
+                scores.append(_scores(table.filter(pa.array(wanted)), spec.score))
         rows.end()
     order = np.argsort(np.concatenate(draws), kind="stable")
-    columns = [pa.array(np.concatenate(draws)), pa.array(np.concatenate(heldout)), pa.chunked_array(texts)]
-    table = pa.table(columns, schema=SCHEMA).take(pa.array(order))
+    schema = SCHEMA if spec.score is None else SCORED_SCHEMA
+    found = {
+        "draw": np.concatenate(draws),
+        "heldout": np.concatenate(heldout),
+        "text": pa.chunked_array(texts),
+    }
+    if spec.score is not None:
+        found["score"] = pa.array(np.concatenate(scores), from_pandas=True)
+    table = pa.table(found, schema=schema).take(pa.array(order))
     with (
         outputs.file(name("examples", spec.index, "arrow")) as path,
-        tables.arrow_writer(path, SCHEMA) as writer,
+        tables.arrow_writer(path, schema) as writer,
     ):
         for portion in _portions(table):
             writer.write_batch(portion)
     return {"examples": table.num_rows}
+
+
+def _scores(documents: pa.RecordBatch, path: str) -> np.ndarray:
+    """float64[n]: the number that the `meta` of each document has there; NaN where there is none, or it is infinite."""
+    found = NumberField(path, "score").measure(documents)["score"]
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _portions(table: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -116,16 +147,110 @@ def sample_of(done: Done, wanted: int | None) -> Sample:
     return Sample(done.location, len(done.records), size)
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    heldout: bool
+    text: str
+    score: float | None
+    """None where examples have none, and for a document without one."""
+
+
+def examples_of(sample: Sample, first: int = 0, last: int | None = None) -> Iterator[Example]:
+    """The examples of a sample in the order of the draws; of these those from number `first` on, before `last`."""
+    stop = sample.size if last is None else min(last, sample.size)
+    stored = (_stored(sample.location, file) for file in range(sample.files))
+    for _, batch, row in itertools.islice(heapq.merge(*stored, key=lambda example: example[0]), first, stop):
+        score = batch.column("score")[row].as_py() if "score" in batch.schema.names else None
+        yield Example(batch.column("heldout")[row].as_py(), batch.column("text")[row].as_py(), score)
+
+
 def texts_of(samples: Sequence[Sample], *, heldout: bool) -> Iterator[str]:
     """The texts of samples that are held out, or those that are not; source by source, in the order of the draws."""
     for sample in samples:
-        ordered = heapq.merge(*(_stored(sample.location, f) for f in range(sample.files)), key=lambda e: e[0])
-        for (_, held, text), _ in zip(ordered, range(sample.size), strict=False):
-            if held == heldout:
-                yield text
+        yield from (example.text for example in examples_of(sample) if example.heldout == heldout)
 
 
-def _stored(location: str, file: int) -> Iterator[tuple[int, bool, str]]:
+def _stored(location: str, file: int) -> Iterator[tuple[int, pa.RecordBatch, int]]:
+    """(draw, batch, row of it) of each example of a file."""
     for batch in tables.arrow_batches(storage.join(location, name("examples", file, "arrow"))):
-        for row in batch.to_pylist():
-            yield row["draw"], row["heldout"], row["text"]
+        for row, draw in enumerate(batch.column("draw").to_pylist()):
+            yield draw, batch, row
+
+
+# ---- the stages ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A source of a classifier's examples, on its way to them."""
+
+    planned: Plan
+    source: SourcePlan
+    settings: Examples
+    heldout: float
+    filters: filtering.Filters
+
+    @property
+    def kind(self) -> str:
+        """What its documents are examples of."""
+        return self.source.name.split(".", 2)[1]
+
+    @property
+    def score(self) -> str | None:
+        """Where an example's score is, if they have any."""
+        return self.settings.score if isinstance(self.settings, ScoredExamples) else None
+
+    @property
+    def stage(self) -> Stage:
+        """The identity of its examples."""
+        recipe = self.planned.recipe
+        rules = filtering.parts_of(recipe, self.filters)[-1].rules
+        read = filtering.documents_stage(recipe, self.source, self.filters)
+        decided = filtering.filters_stage(recipe, self.source, rules, read, {})
+        identity: dict[str, Any] = {
+            "sample": self.settings.sample,
+            "heldout": self.heldout,
+            "seed": recipe.seed,
+            "splits": len(self.source.splits),
+        }
+        if self.score is not None:
+            identity["score"] = self.score
+        return Stage(f"examples.{self.source.name}", VERSION, identity, (decided.directory,))
+
+
+def drawings(
+    planned: Plan,
+    place: str,
+    classifier: str,
+    sources: Sequence[SourcePlan],
+    models: Models,
+    counter: TokenCounter,
+) -> list[Drawing]:
+    """The sources of a classifier's examples; `place` is the part of the recipe that the classifier is in.
+
+    Raises RecipeError, at a filter's place, for one that cannot do its work here.
+    """
+    settings = getattr(planned.recipe, place)[classifier]
+    found = []
+    for source in sources:
+        filters = complete(filtering.filter_settings(source), models, counter)
+        filtering.check(planned.recipe, (place, *source.name.split(".", 2)), filters)
+        _, kind, part = source.name.split(".", 2)
+        found.append(Drawing(planned, source, getattr(settings, kind)[part], settings.heldout, filters))
+    return found
+
+
+def draw(run: str, drawing: Drawing, models: Models) -> Work[Sample]:
+    """Read and filter a source of examples, and draw its sample."""
+    recipe, source, settings = drawing.planned.recipe, drawing.source, drawing.settings
+    read = yield filtering.documents_request(run, recipe, source, drawing.filters, models)
+    decided = yield from filtering.filters_work(recipe, source, drawing.filters, read)
+    limit = draw_limit(settings.sample, total(decided.records, "kept"))
+    specs = [
+        ExamplesSpec(
+            read.location, decided.location, i, splits, limit, drawing.heldout, recipe.seed, drawing.score
+        )
+        for i, splits in enumerate(groups(len(source.splits)))
+    ]
+    drawn = yield Request(drawing.stage, [Task(s.index, examples_task, s) for s in specs])
+    return sample_of(drawn, settings.sample)

@@ -70,7 +70,8 @@ def needed_packages(settings: Any) -> list[tuple[str, str]]:
 
 def all_parts(planned: Plan) -> list[Segment]:
     """Every segment of a recipe, those of its classifiers' examples among them."""
-    examples = [s for kinds in planned.examples.values() for sources in kinds.values() for s in sources]
+    of_classifiers = (*planned.examples.values(), *planned.embedding_examples.values())
+    examples = [s for kinds in of_classifiers for sources in kinds.values() for s in sources]
     return [
         part for s in (*examples, *planned.sources) for part in parts_of(planned.recipe, filter_settings(s))
     ]

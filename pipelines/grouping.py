@@ -28,11 +28,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from winnow.filters.field import values
 from winnow.pipelines.cluster import Task
-from winnow.pipelines.dedup import standings
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.records import Outputs, Stage
-from winnow.pipelines.standing import Standing, rows_of
+from winnow.pipelines.standing import Standing, rows_of, standings
 from winnow.shards import storage, tables
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from winnow.pipelines import dedup, pack, takedown
+from winnow.pipelines import pack, takedown
 from winnow.pipelines.engine import Engine, Work
 from winnow.pipelines.exclude import Excluded, Lists, exclude
 from winnow.pipelines.mixed import Mixed, mixed_stream
@@ -22,6 +22,7 @@ from winnow.pipelines.packings import Packing, packings
 from winnow.pipelines.planned_mixture import plan_shares
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import total
+from winnow.pipelines.standing import standings
 from winnow.shards import mds, mixture
 from winnow.tokenize.encoder import Vocabulary
 
@@ -156,7 +157,7 @@ def training_tokens(corpus: Corpus, source: SourceRun) -> int:
 
 def _excluded(source: SourceRun, lists: Lists) -> Work[Excluded]:
     decided = [done.stage for done in (source.filters, *source.steps)]
-    return (yield from exclude(source.name, lists, dedup.standings(source), decided))
+    return (yield from exclude(source.name, lists, standings(source), decided))
 
 
 def _of_source(corpus: Corpus, source: SourceRun, way: Packing, main: bool) -> Work[SourceShards]:

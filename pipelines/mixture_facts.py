@@ -67,6 +67,9 @@ def mixture_facts(corpus: Corpus) -> dict[str, Any]:
         "warnings": [*_warnings(corpus), *_not_drawn(sources)],
         "printed": [asdict(finding) for finding in printed_findings(recipe)],
         "classifiers": {name: _classifier_facts(done) for name, done in corpus.classifiers.items()},
+        "embedding_classifiers": {
+            name: _classifier_facts(done) for name, done in corpus.embedding_classifiers.items()
+        },
         "dedup": dedup_statistics.of_groups(recipe, corpus.sources, corpus.lasting),
     }
 
@@ -169,8 +172,11 @@ def _source_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any]:
         "failing": _added(total(read, "failing") or {}, total(kept, "failing") or {}),
         "only": _added(total(read, "only") or {}, total(kept, "only") or {}),
         "details": _details((*read, *kept)),
-        "duplicates": sum(total(done.records, "dropped", source.name) for done in source.steps),
+        "duplicates": sum(
+            total(done.records, "dropped", source.name) for done in dedup_statistics.dedup_steps(source)
+        ),
         "dedup": dedup_statistics.of_source(source),
+        "quality": dedup_statistics.of_quality(source),
         "kept_documents": total(source.tokens.records, "documents"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from winnow.filters.bloom_settings import filter_bytes
+from winnow.pipelines import plan_vectors
 from winnow.pipelines.benchmark_items import find_files
 from winnow.pipelines.bloom import NGRAM_BYTES, refusal
-from winnow.pipelines.dedup_settings import Group, Step
+from winnow.pipelines.dedup_settings import WITH_VECTORS, Group, Step
 from winnow.pipelines.earlier import earlier_sources
+from winnow.pipelines.embedding_cost import DOCUMENT_BYTES
 from winnow.pipelines.planning import Plan
 from winnow.shards import exchange
 from winnow.shards.inputs import InputError
 
-DOCUMENT_BYTES = 4_000
-"""Of text (ours: English web pages; of FineWeb's documents about 3,300)."""
 LONGEST = 100_000
 """N-grams of the longest document, taken for the estimate."""
 HASH_BYTES, BAND_BYTES, SLOT_BYTES = 48, 28, 4
@@ -26,7 +26,11 @@ LINES_SHARE, SUBSTRINGS_SHARE = 0.17, 0.46
 
 
 def check(plan: Plan) -> None:
-    """Raises RecipeError where benchmarks' files or earlier runs are not there; nothing has been started yet."""
+    """Raises RecipeError where benchmarks' files, earlier runs, or packages and directories of encoders are not there.
+
+    Nothing has been started yet.
+    """
+    plan_vectors.check(plan.recipe)
     for step in plan.recipe.dedup_steps():
         for group in step.groups:
             try:
@@ -52,7 +56,12 @@ def dedup_facts(plan: Plan) -> list[dict[str, Any]]:
     for step in plan.recipe.dedup_steps():
         for group in step.groups:
             text = sum(s.text_estimate for s in plan.sources if s.name in group.sources)
-            moved, kept = _bytes(step.name, group.settings, text)
+            cost = (
+                plan_vectors.step_cost(plan.recipe, step.name, group.settings, text)
+                if step.name in WITH_VECTORS
+                else None
+            )
+            moved, kept = (cost.exchange_bytes, 0.0) if cost else _bytes(step.name, group.settings, text)
             rounds = exchange.plan_rounds(int(moved), plan.recipe.limits.partition_bytes)
             facts = {
                 "step": step.name,
@@ -62,6 +71,8 @@ def dedup_facts(plan: Plan) -> list[dict[str, Any]]:
                 "rounds": len(rounds.fanouts) if moved else 0,
                 "kept_bytes_estimate": int(kept),
             }
+            if cost:
+                facts |= plan_vectors.step_facts(plan.recipe, group.settings, cost)
             if step.name == "bloom":
                 facts |= _filter(plan, step, group, text)
             found.append(facts)

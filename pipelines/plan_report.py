@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from winnow.pipelines.located import RecipeError
 from winnow.pipelines.mixture_report import Shown, grid_of, in_units, line_of, percent, printed_grids
 from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.plan_dedup import dedup_facts
+from winnow.pipelines.plan_vectors import embedding_facts, embedding_lines, takes
 from winnow.pipelines.planned_mixture import plan_shares, printed_findings, printed_values, stated_shares
 from winnow.pipelines.planning import Plan, SourcePlan, training_memory
 from winnow.pipelines.report import Column, Grid, output, print_grid
@@ -89,39 +90,55 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
     ]
     classifiers = {
         name: {
-            "examples": {
-                kind: {
-                    s.name.split(".", 2)[2]: {"files": len(s.files), "stored_bytes": s.stored_bytes}
-                    for s in parts_
-                }
-                for kind, parts_ in kinds.items()
-            },
+            "examples": {kind: _examples(sources) for kind, sources in kinds.items()},
             "training_memory_bytes": training_memory(plan.recipe.classifiers[name].options),
         }
         for name, kinds in plan.examples.items()
     }
+    embeddings = embedding_facts(plan)
+    drawn = sum(s.effective_tokens for s in shares)
+    vectors = sum(e["vector_bytes_estimate"] for e in embeddings)
     return {
         "name": plan.recipe.name,
         "classifiers": classifiers,
+        "embedding_classifiers": {
+            name: {
+                "head": plan.recipe.embedding_classifiers[name].head,
+                "examples": {kind: _examples(sources) for kind, sources in kinds.items()},
+            }
+            for name, kinds in plan.embedding_examples.items()
+        },
         "sources": sources,
         "sampling": sampling_facts(plan),
         "proposals": proposals(plan, {s.source: s.effective_tokens for s in shares}),
         "dedup": dedup_facts(plan),
-        "budget_tokens": round(sum(s.effective_tokens for s in shares)),
+        "embeddings": embeddings,
+        "budget_tokens": round(drawn),
         "budget_is_estimate": plan.recipe.mixture.tokens is None,
         "mixture_groups": [
             {"name": name, "of": list(group.of)} for name, group in plan.recipe.mixture.groups.items()
         ],
         "printed": [asdict(finding) for finding in printed_findings(plan.recipe)],
         "warnings": warnings,
-        "disk_bytes_estimate": int(plan.disk_estimate(sum(s.effective_tokens for s in shares))),
+        "disk_bytes_estimate": int(plan.disk_estimate(drawn)) + vectors,
         "task_memory_bytes": plan.task_memory,
         "ray_memory_bytes": plan.recipe.limits.task_memory,
     }
 
 
+def _examples(sources: Sequence[SourcePlan]) -> dict[str, dict[str, int]]:
+    """Files and bytes of each source of a classifier's examples."""
+    return {s.name.split(".", 2)[2]: {"files": len(s.files), "stored_bytes": s.stored_bytes} for s in sources}
+
+
 def _example(name: str, facts: dict[str, Any]) -> str:
     return f"{name} ({show_bytes(facts['stored_bytes'])})"
+
+
+def _shown(kinds: dict[str, dict[str, Any]]) -> str:
+    return "; ".join(
+        f"{kind} {', '.join(_example(n, e) for n, e in examples.items())}" for kind, examples in kinds.items()
+    )
 
 
 def _step_line(step: dict[str, Any]) -> str:
@@ -137,6 +154,9 @@ def _step_line(step: dict[str, Any]) -> str:
         line += f"; kept for later runs ~ {show_bytes(step['kept_bytes_estimate'])}"
     if "filter_bytes_estimate" in step:
         line += f"; {step['shards']:,} shards, a filter ~ {show_bytes(step['filter_bytes_estimate'])}"
+    if "clusters_estimate" in step:
+        of = f"~ {show_count(step['documents_estimate'])} documents"
+        line += f"; {of} in {step['clusters_estimate']:,} clusters, {takes(step)}"
     return line
 
 
@@ -177,13 +197,15 @@ def print_plan(facts: Mapping[str, Any]) -> None:
     for grid in plan_grids(facts):
         print_grid(grid, console)
     for name, classifier in facts["classifiers"].items():
-        shown = "; ".join(
-            f"{kind} {', '.join(_example(n, e) for n, e in examples.items())}"
-            for kind, examples in classifier["examples"].items()
-        )
         memory = show_bytes(classifier["training_memory_bytes"])
-        console.print(f"classifier {name}: trained first, on {shown}; memory ~ {memory}", highlight=False)
+        line = f"classifier {name}: trained first, on {_shown(classifier['examples'])}; memory ~ {memory}"
+        console.print(line, highlight=False)
+    for name, classifier in facts["embedding_classifiers"].items():
+        head, shown = classifier["head"], _shown(classifier["examples"])
+        console.print(f"classifier {name} ({head} on embeddings): trained first, on {shown}", highlight=False)
     for line in sampling_lines(facts["sampling"], facts["proposals"]):
+        console.print(line, highlight=False, markup=False)
+    for line in embedding_lines(facts["embeddings"]):
         console.print(line, highlight=False, markup=False)
     for step in facts["dedup"]:
         console.print(_step_line(step), highlight=False)

@@ -7,12 +7,13 @@ rules of thumb (stated beside them), for the decision whether to start.
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from winnow.filters.classifier_training import TrainingOptions
+from winnow.pipelines.classifier_settings import EXAMPLES, Classifier, EmbeddingClassifier
 from winnow.pipelines.located import RecipeError
-from winnow.pipelines.recipe import EXAMPLES, Recipe, Source
+from winnow.pipelines.recipe import Recipe, Source
 from winnow.pipelines.sampling import Choice, expected
 from winnow.shards import exchange, storage
 from winnow.shards.inputs import (
@@ -92,6 +93,8 @@ class Plan:
     sources: list[SourcePlan] = field(default_factory=list)
     examples: dict[str, dict[str, list[SourcePlan]]] = field(default_factory=dict)
     """Of each classifier, its `positive` and its `negative` examples."""
+    embedding_examples: dict[str, dict[str, list[SourcePlan]]] = field(default_factory=dict)
+    """Of each classifier on embeddings, its examples by their kind."""
 
     def disk_estimate(self, drawn: float) -> float:
         """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes three times (flat, runs, stream), and shards.
@@ -132,22 +135,36 @@ def plan(
             say(f"listing {name}")
         sources.append(_plan_source(recipe, name, source, ("sources", name), (roots or {}).get(name)))
     examples = {
-        name: {
-            kind: [
-                _plan_source(
-                    recipe,
-                    f"{name}.{kind}.{part}",
-                    Source.model_construct(read=e.read, filters=e.filters),
-                    ("classifiers", name, kind, part),
-                )
-                for part, e in getattr(classifier, kind).items()
-            ]
-            for kind in EXAMPLES
-        }
+        name: _plan_examples(recipe, ("classifiers", name), classifier, EXAMPLES)
         for name, classifier in recipe.classifiers.items()
     }
+    embedding_examples = {
+        name: _plan_examples(recipe, ("embedding_classifiers", name), classifier, classifier.kinds)
+        for name, classifier in recipe.embedding_classifiers.items()
+    }
     _check_ids(recipe, sources)
-    return Plan(recipe, sources, examples)
+    return Plan(recipe, sources, examples, embedding_examples)
+
+
+def _plan_examples(
+    recipe: Recipe,
+    place: tuple[str, str],
+    classifier: Classifier | EmbeddingClassifier,
+    kinds: Sequence[str],
+) -> dict[str, list[SourcePlan]]:
+    """The sources of a classifier's examples, by the examples' kind."""
+    return {
+        kind: [
+            _plan_source(
+                recipe,
+                f"{place[1]}.{kind}.{part}",
+                Source.model_construct(read=e.read, filters=e.filters),
+                (*place, kind, part),
+            )
+            for part, e in getattr(classifier, kind).items()
+        ]
+        for kind in kinds
+    }
 
 
 def _plan_source(

@@ -21,8 +21,9 @@ from winnow.pipelines.mixing import layout_of
 from winnow.pipelines.mixture_facts import mixture_facts, stream_specs
 from winnow.pipelines.numbers import show_count
 from winnow.pipelines.planning import Plan, SourcePlan, expand
-from winnow.pipelines.recipe import Read, dump
+from winnow.pipelines.recipe import dump
 from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, identity_of, total
+from winnow.pipelines.source_settings import Read
 from winnow.shards import feed, mds, storage
 from winnow.shards.inputs import relative_pattern
 
@@ -223,11 +224,13 @@ def _manifest(corpus: Corpus) -> dict[str, Any]:
             parts += [shards.packed.arranged.done, shards.packed.done, shards.published.done]
         if source.excluded:
             parts += [source.excluded.done, source.excluded.found]
-        parts += [source.groups, source.dropped]
+        parts += [source.groups, source.dropped, *source.embedded.values()]
     for drawn in corpus.mixings:
         parts += [made.done for made in (drawn.mixed, drawn.left) if made]
     assert corpus.backend is not None
     parts += [corpus.tokenizer, *corpus.classifiers.values(), *corpus.fetched.values(), *corpus.lasting]
+    if corpus.embeddings is not None:
+        parts += [*corpus.embeddings.stages, *corpus.embedding_classifiers.values()]
     for done in parts:
         if done is not None and all(s["directory"] != done.stage.directory for s in stages):
             stages.append(_stage_facts(done.stage, done.records))

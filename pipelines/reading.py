@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from winnow.filters.model_files import ModelFile
-from winnow.pipelines import dedup, filtering, sampling, tokens
+from winnow.pipelines import filtering, sampling, tokens
 from winnow.pipelines.benchmark_items import index_request
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Work
@@ -25,6 +25,7 @@ from winnow.pipelines.planning import Plan, SourcePlan
 from winnow.pipelines.recipe import Recipe, values
 from winnow.pipelines.records import Outputs, Stage, total
 from winnow.pipelines.sampling import ENOUGH, MARGIN, Choice, first_choice, narrowed, too_short, train_tokens
+from winnow.pipelines.standing import standings_of
 from winnow.shards import storage
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def read(
             return Reading(part, choice, documents)
         filtered = yield from filtering.filters_work(recipe, part, filters, documents)
         if tokens_per_byte is None:
-            standings = dedup.standings_of(part, documents, filtered)
+            standings = standings_of(part, documents, filtered)
             pilot = yield tokens.request(source.name, standings, [filtered.stage.directory], tokenizer)
             text = total(pilot.records, "text_bytes")
             tokens_per_byte = total(pilot.records, "tokens") / text if text else None
@@ -97,6 +98,7 @@ def falls_short(sources: Collection[SourceRun], say: Callable[[str], None]) -> b
     if short:
         for source in sources:
             source.steps, source.tokens, source.shuffled = [], None, None
+            source.embedded.clear()
     return bool(short)
 
 
@@ -104,11 +106,13 @@ def _kept_stage(planned: Plan, filters: Mapping[str, filtering.Filters], tokeniz
     """The identity of the choices of a run: all that they depend on, of every source, for dedup goes over them all."""
     recipe = planned.recipe
     said = values(recipe)
-    deciding = ("filters", "dedup", "heldout", "sample", "tokens")
+    deciding = ("filters", "dedup", "quality", "heldout", "sample", "tokens")
     settings = {
         "seed": recipe.seed,
         "append": recipe.tokenizer.append,
         "dedup": said["dedup"],
+        "embeddings": said["embeddings"],
+        "embedding_classifiers": said["embedding_classifiers"],
         "sources": {name: {key: source[key] for key in deciding} for name, source in said["sources"].items()},
         "rule": [sampling.MARGIN, sampling.ENOUGH, sampling.PILOT, sampling.PILOT_PART, sampling.GROWTH],
     }

@@ -9,55 +9,42 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
-from winnow.filters.catalogue import FILTERS, segments
-from winnow.filters.classifier_training import TrainingOptions
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
+from winnow.filters.catalogue import segments
+from winnow.filters.embedding_settings import DEFAULT, Embedding
 from winnow.pipelines import packings
+from winnow.pipelines.classifier_settings import (
+    EXAMPLES,
+    SCORED,
+    Classifier,
+    EmbeddingClassifier,
+    Quality,
+)
 from winnow.pipelines.dedup_settings import Dedup, SourceDedup, Step, contradictions, filled, steps_of
 from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown
 from winnow.pipelines.mixture_settings import Mixture, Printed, PrintedRun, Weight, mixture_mistakes
-from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
 from winnow.pipelines.schema_errors import refusals
+from winnow.pipelines.source_settings import (
+    Bytes,
+    Count,
+    Filters,
+    Fraction,
+    Read,
+    Settings,
+    SourceName,
+    Text,
+    as_list,
+    number,
+)
 
-EXAMPLES = ("positive", "negative")
-"""The two classes of a classifier."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 COMPRESSION = re.compile(r"zstd(:([1-9]|1[0-9]|2[0-2]))?")
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):  # pydantic would take true for 1
-        raise ValueError(f"a number is wanted, not {shown(value)}")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(parse_count)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Fraction = Annotated[float, BeforeValidator(parse_fraction)]
-Number = Annotated[float, BeforeValidator(_number)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Settings(BaseModel):
-    """A part of a recipe: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Tokenizer(Settings):
@@ -93,36 +80,10 @@ class Sequence_(Settings):
     """`concat`: documents of a source one after the other, cut every `length` tokens (MPT-7B's way). `pad`: each
     document begins a sample, what is left of it is filled up. `best-fit`: documents whole in samples as far as they
     fit, the few longer ones cut (Ding et al. 2024, arXiv:2404.10830)."""
-    also: list[Length] = []
+    also: list[Length] = Field(default=[])
     """Further lengths: the same tokens cut once more, as a corpus of their own in `streams.yaml`."""
-    curriculum: list[Phase] = []
+    curriculum: list[Phase] = Field(default=[])
     """Phases of the run in order, each with a part of every source for itself; `length` is then that of none."""
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Patterns = Annotated[list[Text], BeforeValidator(_as_list)]
-
-
-class Read(Settings):
-    format: Literal["jsonl", "parquet", "text", "code"]
-    """`text` and `code`: a file is a document; `code` adds the language its name tells to `meta`."""
-    root: Text | None = None
-    """Directory or URL that ids are relative to; default: the part of the paths before the first wildcard."""
-    path: Annotated[Patterns, Field(min_length=1)]
-    """Globs below the root; `**` is any number of directories. `{stdlib}` and `{site-packages}` stand for
-    the running Python's own directories."""
-    exclude: Patterns = []
-    """Globs of files to leave out."""
-    text: Text = "text"
-    """The column that holds the text (jsonl, parquet)."""
-    key: Text | None = None
-    """The column with the publisher's own id or URL."""
-    on_truncated: Literal["fail", "keep"] = "fail"
-    """A compressed file that ends too early: stop the run (a cut download looks the same), or use what is
-    before the cut and list the file in the manifest."""
 
 
 class Heldout(Settings):
@@ -131,71 +92,20 @@ class Heldout(Settings):
     with equal fractions never lie on both sides."""
 
 
-def _filter_use(value: Any) -> Any:
-    """`name`, `{name: null}` and `{name: settings}` are one filter; numbers may be written as elsewhere."""
-    if isinstance(value, str):
-        return {value: {}}
-    if not isinstance(value, dict):
-        raise ValueError(f"a filter's name, or a name with its settings, is wanted, not {shown(value)}")
-    return {name: _filter_settings(name, given) for name, given in value.items()}
-
-
-def _filter_settings(name: str, given: Any) -> Any:
-    if given is None:
-        return {}
-    if not isinstance(given, dict) or name not in FILTERS:
-        return given
-    return filled(FILTERS[name], given)  # type: ignore[arg-type]
-
-
-class _OneFilter(Settings):
-    @model_validator(mode="after")
-    def _exactly_one(self) -> _OneFilter:
-        if len(self.model_fields_set) != 1:
-            raise ValueError("an item is one filter: a name, or a name with its settings")
-        return self
-
-    @property
-    def settings(self) -> Any:
-        """The settings of the filter that is named."""
-        return getattr(self, next(iter(self.model_fields_set)))
-
-
-FilterUse = pydantic.create_model(
-    "FilterUse",
-    __base__=_OneFilter,
-    **{
-        name.replace("-", "_"): (settings | None, Field(default=None, alias=name))
-        for name, settings in FILTERS.items()
-    },  # type: ignore[call-overload]
-)
-
-
-def _source_name(name: str) -> str:
-    if not SOURCE_NAME.fullmatch(name):
-        allowed = "at most 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
-        raise ValueError(f"{shown(name)} is no name for a source: {allowed}")
-    return name
-
-
-SourceName = Annotated[str, AfterValidator(_source_name)]
-
-
-Filters = list[Annotated[FilterUse, BeforeValidator(_filter_use)]]  # type: ignore[valid-type]
-
-
 class Source(Settings):
     read: Read
-    filters: Filters = []
+    filters: Filters = Field(default=[])
     """Applied in order; every signal and verdict is stored."""
     dedup: SourceDedup = SourceDedup()
+    quality: list[Quality] = Field(default=[])
+    """Classifiers on embeddings, in order, behind dedup."""
     heldout: Heldout | None = None
     sample: Annotated[Fraction, Field(gt=0, le=1)] | None = None
     """Share of the source's stored bytes to read: whole splits in hashed order."""
     tokens: Annotated[Count, Field(gt=0)] | None = None
     """Read whole splits in hashed order until so many tokens are there after filters and dedup; or all, with a
     warning, if there are not as many."""
-    exclude: Annotated[list[Text], BeforeValidator(_as_list)] = []
+    exclude: Annotated[list[Text], BeforeValidator(as_list)] = Field(default=[])
     """Files that list documents to take out of the shards, a line each: an id, a key or a URL."""
     weight: Weight | None = None
     """What it means is for `mixture.weights` to say. All sources of a group have one, or none."""
@@ -203,31 +113,10 @@ class Source(Settings):
     """What was published about this source."""
 
 
-class Examples(Settings):
-    read: Read
-    filters: Filters = []
-    """As in a source; none that keeps a fraction or goes by a classifier of this recipe."""
-    sample: Annotated[Count, Field(ge=1)] | None = None
-    """Documents drawn, by hash; default: all."""
-
-
-class Classifier(Settings):
-    """A fastText classifier of two classes, trained before any source is read."""
-
-    positive: Annotated[dict[SourceName, Examples], Field(min_length=1)]
-    """Documents like those to keep: fastText's label `hq`."""
-    negative: Annotated[dict[SourceName, Examples], Field(min_length=1)]
-    """Documents like those to drop: fastText's label `cc`."""
-    heldout: Annotated[Fraction, Field(gt=0, lt=1)] = 0.1
-    """Share of the examples that the classifier is tested on, and not trained."""
-    options: TrainingOptions = TrainingOptions.model_validate({})
-    """fastText's, with DCLM's values."""
-
-
 class Shards(Settings):
     size_limit: Annotated[Bytes, Field(ge=1 << 12, lt=1 << 32)] = 1 << 26
     """Bytes of a shard file, as MDSWriter counts them."""
-    hashes: list[Literal["sha1", "xxh64"]] = ["xxh64"]
+    hashes: list[Literal["sha1", "xxh64"]] = Field(default=["xxh64"])
     """Checked by StreamingDataset when it downloads."""
 
     @field_validator("hashes")
@@ -261,13 +150,21 @@ class Limits(Settings):
     """What a task asks of Ray."""
 
 
+def _embedding(value: Any) -> Any:
+    return filled(Embedding, value) if isinstance(value, Mapping) else value
+
+
 class Recipe(Settings):
     name: Text
-    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=1 << 63)] = 17
+    seed: Annotated[int, BeforeValidator(number), Field(ge=0, lt=1 << 63)] = 17
     tokenizer: Tokenizer
     sequence: Sequence_ = Sequence_()
-    classifiers: dict[SourceName, Classifier] = {}
+    classifiers: dict[SourceName, Classifier] = Field(default={})
     """Trained before the sources are read; filters name them as their `model`."""
+    embeddings: dict[SourceName, Annotated[Embedding, BeforeValidator(_embedding)]] = Field(default={})
+    """Encoders by name. `default` is meant where none is named, and needs no entry."""
+    embedding_classifiers: dict[SourceName, EmbeddingClassifier] = Field(default={})
+    """Trained on an encoder's vectors; a source's `quality` names them."""
     sources: Annotated[dict[SourceName, Source], Field(min_length=1)]
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
@@ -303,6 +200,10 @@ class Recipe(Settings):
     def dedup_steps(self) -> list[Step]:
         """The steps of dedup that the recipe asks for, in their order."""
         return steps_of(self.dedup, {name: source.dedup for name, source in self.sources.items()})
+
+    def embedding(self, name: str) -> Embedding:
+        """The settings of an embedding by its name."""
+        return self.embeddings[name] if name in self.embeddings else Embedding.model_validate({})
 
 
 def shipped() -> dict[str, Path]:
@@ -373,6 +274,7 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
         except ValueError as error:
             found.append(((*owner, "filters"), str(error)))
         found += [((*owner, "filters", i), m) for i, m in _unfit_for_examples(recipe, owner, used)]
+    found += _unknown_embeddings(recipe)
     if not found:
         found += _unknown_scores(recipe)
     found += packings.contradictions(recipe)
@@ -412,13 +314,41 @@ def lists_of_filters(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Sequence
         for kind in EXAMPLES:
             for part, examples in getattr(classifier, kind).items():
                 yield ("classifiers", name, kind, part), examples.filters
+    for name, on_vectors in recipe.embedding_classifiers.items():
+        for kind in on_vectors.kinds:
+            for part, examples in getattr(on_vectors, kind).items():
+                yield ("embedding_classifiers", name, kind, part), examples.filters
+
+
+def _unknown_embeddings(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Embeddings, and classifiers on them, that something names and the recipe does not have."""
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("embedding_classifiers", name, "embedding"), classifier.embedding)
+        for name, classifier in recipe.embedding_classifiers.items()
+    ]
+    for step in recipe.dedup_steps():
+        for group in step.groups:
+            if (embedding := getattr(group.settings, "embedding", None)) is not None:
+                alone = len(group.sources) == 1
+                owner = ("sources", group.sources[0]) if alone else ()
+                named.append(((*owner, "dedup", step.name, "embedding"), embedding))
+    known = {DEFAULT, *recipe.embeddings}
+    for place, embedding in named:
+        if embedding not in known:
+            yield place, f"there is no embedding {embedding!r}{nearest(embedding, known)}"
+    for name, source in recipe.sources.items():
+        for i, use in enumerate(source.quality):
+            if use.classifier not in recipe.embedding_classifiers:
+                hint = nearest(use.classifier, recipe.embedding_classifiers)
+                message = f"there is no embedding classifier {use.classifier!r}{hint}"
+                yield ("sources", name, "quality", i, "classifier"), message
 
 
 def _unfit_for_examples(
     recipe: Recipe, place: Sequence[str], used: Sequence[Any]
 ) -> Iterator[tuple[int, str]]:
     """Filters that need what is there only after a classifier has been trained."""
-    if place[0] != "classifiers":
+    if place[0] == "sources":
         return
     for i, use in enumerate(used):
         if any(rule.fraction is not None for rule in use.settings.rules()):
@@ -430,7 +360,8 @@ def _unfit_for_examples(
 def values(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values with every default filled in: what JSON and YAML can say."""
     out = recipe.model_dump(mode="json", by_alias=True)
-    examples = [e for c in out["classifiers"].values() for kind in EXAMPLES for e in c[kind].values()]
+    classifiers = [*out["classifiers"].values(), *out["embedding_classifiers"].values()]
+    examples = [e for c in classifiers for kind in (*EXAMPLES, SCORED) for e in c.get(kind, {}).values()]
     for source in [*out["sources"].values(), *examples]:
         source["filters"] = [{k: v for k, v in f.items() if v is not None} for f in source["filters"]]
     return out

@@ -210,6 +210,9 @@ def funnel_table(facts: dict[str, Any]) -> Table:
                 add(f"− {step['step']}", step["dropped"], step["dropped_bytes"])
             if step["cut_documents"]:
                 add(f"cut by {step['step']}", step["cut_documents"], step["cut_bytes"])
+        judged = source.get("quality", {})
+        for reason, n in sorted(judged.get("dropped", {}).items(), key=lambda item: -item[1]):
+            add(f"− {reason}", n, judged["dropped_bytes"].get(reason))
         add("kept", source["kept_documents"], source["kept_bytes"])
         table.add_section()
     return table
@@ -227,7 +230,27 @@ def classifier_lines(facts: dict[str, Any]) -> list[str]:
             shown = "none kept" if half["precision"] is None else f"precision {half['precision']:.3f}"
             line += f": {shown} and recall {half['recall']:.3f} at 0.5, ROC AUC {held['roc_auc']:.4f}"
         lines.append(line)
-    return lines
+    found = facts.get("embedding_classifiers", {})
+    return [*lines, *(_embedding_classifier_line(name, classifier) for name, classifier in found.items())]
+
+
+def _embedding_classifier_line(name: str, classifier: dict[str, Any]) -> str:
+    """How a classifier on embeddings does: embedding_head_report.py says what is reported of which head."""
+    held = classifier["heldout"]
+    trained = ", ".join(f"{n:,} {kind}" for kind, n in classifier["examples"].items())
+    tested = held["examples"] if "examples" in held else held["positives"] + held["negatives"]
+    line = f"classifier {name} ({classifier['head']} on embeddings): trained on {trained}; on {tested:,} held out"
+    said = []
+    if (decision := held.get("rounded") or held.get("at_threshold")) and decision["precision"] is not None:
+        rounded = "rounded " if "rounded" in held else ""
+        recall = "no" if decision["recall"] is None else f"{decision['recall']:.3f}"
+        said.append(
+            f"precision {decision['precision']:.3f} and recall {recall} at {rounded}{decision['threshold']:g}"
+        )
+    for what, shown in (("roc_auc", "ROC AUC"), ("mse", "squared error"), ("spearman", "rank correlation")):
+        if held.get(what) is not None:
+            said.append(f"{shown} {held[what]:.4f}")
+    return f"{line}: {', '.join(said)}" if said else line
 
 
 def print_report(facts: dict[str, Any], console: Console | None = None) -> None:

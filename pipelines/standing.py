@@ -1,8 +1,8 @@
 """Which documents still stand before a step of dedup, and with which text?
 
-Dedup is a chain of steps (exact, lines, minhash, bloom, substrings, decontaminate). Text is written once, by the stage
-`documents`; a step leaves, for each split, one verdict file that is row-aligned with it: whether the step drops the
-document, its survivor, a score, and which bytes of its text are cut. What a later step and the tokenizer read is
+Dedup is a chain of steps (dedup_settings.STEPS), and a source's `quality` is one more. Text is written once, by the
+stage `documents`; a step leaves, for each split, one verdict file that is row-aligned with it: whether the step drops
+the document, its survivor, a score, and which bytes of its text are cut. What a later step and the tokenizer read is
 the stored text behind the verdicts of the filters and of every step before.
 
 `cuts` are byte offsets start, end, start, end … into the text as the step saw it, which is after the cuts of
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,11 @@ from winnow.pipelines.documents import name, offsets
 from winnow.pipelines.records import Outputs
 from winnow.pipelines.verdicts import kept_batches
 from winnow.shards import exchange, storage, tables
+
+if TYPE_CHECKING:
+    from winnow.pipelines.corpus import SourceRun
+    from winnow.pipelines.engine import Done
+    from winnow.pipelines.planning import SourcePlan
 
 VERDICT_SCHEMA = pa.schema(
     [
@@ -169,3 +175,30 @@ def write_verdicts(outputs: Outputs, source: str, split: int, batches: Iterable[
     ):
         for batch in batches:
             writer.write_batch(batch)
+
+
+def standings(source: SourceRun, rank: int = 0) -> list[Standing]:
+    """The splits of a source behind its filters and the steps that it has gone through."""
+    return standings_of(source.plan, source.documents, source.filters, source.steps, rank)
+
+
+def standings_of(
+    source: SourcePlan, documents: Done, filters: Done, steps: Sequence[Done] = (), rank: int = 0
+) -> list[Standing]:
+    """The same, of the splits that `source` has."""
+    places = tuple(done.location for done in steps)
+    return [
+        Standing(
+            source=source.name,
+            rank=rank,
+            split=split.index,
+            rows=read.counts["documents"],
+            documents=documents.location,
+            filters=filters.location,
+            steps=places,
+            files=tuple(sorted({(p.id_half, p.file) for p in split.pieces})),
+            documents_left=kept.counts["kept"],
+            bytes_left=kept.counts["kept_bytes"],
+        )
+        for split, read, kept in zip(source.splits, documents.records, filters.records, strict=True)
+    ]

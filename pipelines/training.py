@@ -23,13 +23,13 @@ from winnow.filters import classifier_training
 from winnow.filters.classifier_training import TrainingOptions
 from winnow.filters.length import TokenCounter
 from winnow.filters.model_files import ModelFile, sha256_of
-from winnow.pipelines import examples, filtering
+from winnow.pipelines import examples
+from winnow.pipelines.classifier_settings import EXAMPLES
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, Work
-from winnow.pipelines.models import FILE, Models, complete
-from winnow.pipelines.planning import Plan, SourcePlan, training_memory
-from winnow.pipelines.recipe import EXAMPLES, Classifier
-from winnow.pipelines.records import Outputs, Stage, total
+from winnow.pipelines.models import FILE, Models
+from winnow.pipelines.planning import Plan, training_memory
+from winnow.pipelines.records import Outputs, Stage
 
 VERSION = 1
 LABELS = {"positive": classifier_training.POSITIVE, "negative": classifier_training.NEGATIVE}
@@ -72,61 +72,23 @@ def train(engine: Engine, planned: Plan, models: Models, counter: TokenCounter) 
 def _classifier(
     engine: Engine, planned: Plan, name: str, models: Models, counter: TokenCounter
 ) -> Work[Done]:
-    recipe, settings = planned.recipe, planned.recipe.classifiers[name]
-    sources = [(kind, source) for kind in EXAMPLES for source in planned.examples[name][kind]]
-    filters = [complete(filtering.filter_settings(source), models, counter) for _, source in sources]
-    for (_, source), used in zip(sources, filters, strict=True):
-        filtering.check(recipe, ("classifiers", *source.name.split(".")), used)
-    read = [filtering.documents_stage(recipe, s, f) for (_, s), f in zip(sources, filters, strict=True)]
-    decided = [
-        filtering.filters_stage(recipe, s, filtering.parts_of(recipe, f)[-1].rules, stage, {})
-        for (_, s), f, stage in zip(sources, filters, read, strict=True)
-    ]
-    chosen = [
-        _examples_stage(planned, settings, s, stage) for (_, s), stage in zip(sources, decided, strict=True)
-    ]
+    settings = planned.recipe.classifiers[name]
+    sources = [source for kind in EXAMPLES for source in planned.examples[name][kind]]
+    drawings = examples.drawings(planned, "classifiers", name, sources, models, counter)
     final = Stage(
         f"classifier.{name}",
         VERSION,
-        {"options": settings.options.model_dump(mode="json"), "classes": [kind for kind, _ in sources]},
-        tuple(stage.directory for stage in chosen),
+        {
+            "options": settings.options.model_dump(mode="json"),
+            "classes": [drawing.kind for drawing in drawings],
+        },
+        tuple(drawing.stage.directory for drawing in drawings),
     )
     if done := engine.finished(final, 1):
         return done
     samples: dict[str, tuple[examples.Sample, ...]] = dict.fromkeys(LABELS.values(), ())
-    for (kind, source), used, stage in zip(sources, filters, chosen, strict=True):
-        documents = yield filtering.documents_request(engine.run, recipe, source, used, models)
-        filtered = yield from filtering.filters_work(recipe, source, used, documents)
-        drawn = yield _examples_request(planned, settings, source, documents, filtered, stage)
-        samples[LABELS[kind]] += (examples.sample_of(drawn, _wanted(settings, source)),)
+    for drawing in drawings:
+        samples[LABELS[drawing.kind]] += ((yield from examples.draw(engine.run, drawing, models)),)
     spec = TrainingSpec(samples, settings.options)
     task = Task(0, training_task, spec, training_memory(settings.options))
     return (yield Request(final, [task]))
-
-
-def _wanted(settings: Classifier, source: SourcePlan) -> int | None:
-    _, kind, part = source.name.split(".", 2)
-    return getattr(settings, kind)[part].sample
-
-
-def _examples_stage(planned: Plan, settings: Classifier, source: SourcePlan, decided: Stage) -> Stage:
-    identity = {
-        "sample": _wanted(settings, source),
-        "heldout": settings.heldout,
-        "seed": planned.recipe.seed,
-        "splits": len(source.splits),
-    }
-    return Stage(f"examples.{source.name}", examples.VERSION, identity, (decided.directory,))
-
-
-def _examples_request(
-    planned: Plan, settings: Classifier, source: SourcePlan, read: Done, decided: Done, stage: Stage
-) -> Request:
-    limit = examples.draw_limit(_wanted(settings, source), total(decided.records, "kept"))
-    specs = [
-        examples.ExamplesSpec(
-            read.location, decided.location, i, splits, limit, settings.heldout, planned.recipe.seed
-        )
-        for i, splits in enumerate(examples.groups(len(source.splits)))
-    ]
-    return Request(stage, [Task(s.index, examples.examples_task, s) for s in specs])

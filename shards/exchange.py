@@ -222,7 +222,7 @@ class Run:
 def read_array(location: str, start: int, out: np.ndarray) -> np.ndarray:
     """Fill a contiguous array from byte `start` of a file, and return it. Raises OSError when the file is too short."""
     if out.nbytes:
-        storage.read_into(location, start, out.view(np.uint8).data)
+        storage.read_into(location, start, out.reshape(-1).view(np.uint8).data)
     return out
 
 

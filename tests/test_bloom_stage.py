@@ -15,13 +15,12 @@ from winnow.filters import bloom as kernel
 from winnow.filters.bloom_settings import Bloom, blocks_for, filter_bytes
 from winnow.pipelines import bloom, run
 from winnow.pipelines.cluster import Inline, TaskError
-from winnow.pipelines.dedup import standings
 from winnow.pipelines.engine import Engine, RunError
 from winnow.pipelines.exchanges import read_parts
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Limits, read
 from winnow.pipelines.records import Stage, perform
-from winnow.pipelines.standing import Standing, rows_of, texts_of, verdict_name
+from winnow.pipelines.standing import Standing, rows_of, standings, texts_of, verdict_name
 from winnow.shards import storage, tables
 
 SILENT = Progress(stream=None)

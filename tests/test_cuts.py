@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from winnow.pipelines import cuts, run
-from winnow.pipelines.cuts import _score_at, places_of
+from winnow.pipelines import order_statistic, run
+from winnow.pipelines.cluster import Inline
 from winnow.pipelines.documents import name
+from winnow.pipelines.engine import Engine
+from winnow.pipelines.order_statistic import Last, find_last, places_of
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.verdicts import CUT_SEED
@@ -30,8 +36,64 @@ def test_places_sort_by_falling_score_then_rising_draw(documents):
     found = sorted(range(len(documents)), key=lambda i: tuple(places[i].tolist()))
     assert found == sorted(found, key=lambda i: (-scores[i], documents[i][1]))
     for (score, draw), (high, low) in zip(documents, places.tolist(), strict=True):
-        assert _score_at(high) == score
+        assert Last(high, low, 1, 1).score == score
         assert low == draw
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Places in two batches."""
+
+    scores: tuple[float, ...]
+    draws: tuple[int, ...]
+
+    def places(self) -> Iterator[np.ndarray]:
+        both = places_of(np.array(self.scores, float), np.array(self.draws, np.uint64))
+        yield both[: len(both) // 3]
+        yield both[len(both) // 3 :]
+
+
+def found(parts, fraction, root) -> tuple[Last | None, Engine]:
+    engine = Engine(str(root), Inline(), SILENT)
+    work = find_last("cut", "rows", parts, fraction, {}, ())
+    return engine.together(work)[0], engine
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    documents=st.lists(
+        st.tuples(st.sampled_from([-0.5, 0.0, 0.25, math.inf, 1e-9]) | SCORES, st.integers(0, 3)),
+        min_size=1,
+        max_size=30,
+        unique_by=lambda d: (d[0] + 0.0, d[1]),
+    ),
+    fraction=st.floats(0.001, 1),
+    n_parts=st.integers(1, 3),
+    listed=st.sampled_from([0, 2, 1 << 16]),
+)
+def test_the_last_that_stays_is_the_one_that_a_sort_finds(documents, fraction, n_parts, listed):
+    parts = [Planted(*zip(*mine, strict=True)) for i in range(n_parts) if (mine := documents[i::n_parts])]
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)  # a hundred small files an example
+        patch.setattr(order_statistic, "LISTED", listed)
+        last, _ = found(parts, fraction, root)
+    assert last is not None
+    assert last.documents == len(documents)
+    assert last.kept == math.ceil(round(fraction * len(documents), 6))
+    ordered = sorted(documents, key=lambda d: (-d[0], d[1]))
+    assert (last.score, last.low) == ordered[last.kept - 1]
+    places = places_of(np.array([s for s, _ in ordered]), np.array([d for _, d in ordered], np.uint64))
+    assert last.reaches(places).tolist() == [i < last.kept for i in range(len(ordered))]
+
+
+def test_of_no_documents_none_is_the_last_and_many_are_never_listed(tmp_path):
+    assert found([Planted((), ())], 0.5, tmp_path / "none")[0] is None
+    alike = Planted((0.75,) * 70_000, tuple(range(70_000)))
+    last, engine = found([alike], 0.25, tmp_path / "alike")
+    assert last == Last(last.high, 17_499, 17_500, 70_000)
+    assert last.score == 0.75
+    assert all(r.counts["documents"] <= order_statistic.LISTED for r in engine.performed[-1].records)
+    assert engine.performed[-1].stage.kind == "cut-listed-7"  # all alike but for the last two bytes
 
 
 def recipe(root: Path, fraction: float, **changes: object):
@@ -90,7 +152,7 @@ def expected(scores: list[float | None], fraction: float) -> list[float]:
 @pytest.mark.parametrize("listed", [1 << 16, 4])
 @pytest.mark.parametrize("kind", ["spread", "ties", "one-value"])
 def test_exactly_the_best_stay(tmp_path, monkeypatch, kind, listed):
-    monkeypatch.setattr(cuts, "LISTED", listed)  # at 4 even the draws are found digit by digit
+    monkeypatch.setattr(order_statistic, "LISTED", listed)  # at 4 even the draws are found digit by digit
     rng = np.random.default_rng(3)
     scores = {
         "spread": (rng.random(900) * 1e-3).tolist(),

@@ -20,11 +20,10 @@ from winnow.filters.benchmark_index import build, find, words
 from winnow.filters.decontaminate_settings import Decontaminate
 from winnow.pipelines import decontaminate, run
 from winnow.pipelines.cluster import Inline
-from winnow.pipelines.dedup import standings
 from winnow.pipelines.engine import Engine, RunError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Limits, read
-from winnow.pipelines.standing import verdict_name
+from winnow.pipelines.standing import standings, verdict_name
 from winnow.shards import storage, tables
 from winnow.shards.inputs import InputError
 

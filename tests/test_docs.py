@@ -27,11 +27,13 @@ def keys(model: type[BaseModel]) -> set[str]:
 
 
 def test_every_key_and_filter_is_described() -> None:
-    from winnow.pipelines import recipe
+    from winnow.pipelines import classifier_settings, recipe
 
     sections = (recipe.Source, recipe.Read, recipe.Heldout, recipe.SourceDedup, recipe.Dedup)
-    sections += (recipe.Classifier, recipe.Examples)
-    wanted = keys(Recipe).union(*(keys(s) for s in sections), recipe.TrainingOptions.model_fields)
+    sections += (recipe.Classifier, recipe.EmbeddingClassifier, recipe.Quality)
+    sections += (classifier_settings.Examples, classifier_settings.ScoredExamples)
+    others = (classifier_settings.TrainingOptions, classifier_settings.HeadOptions, recipe.Embedding)
+    wanted = keys(Recipe).union(*(keys(s) for s in sections), *(o.model_fields for o in others))
     assert len(wanted) > 40
     assert {k for k in wanted if not re.search(rf"\b{re.escape(k)}\b", RECIPE_PAGE)} == set()
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from winnow.pipelines import corpus, grouping
 from winnow.pipelines.cluster import Inline
-from winnow.pipelines.dedup import standings
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Engine
 from winnow.pipelines.grouping import COUNTS, NONE, OTHER, SCHEMA, label, largest, summed
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.records import Outputs
+from winnow.pipelines.standing import standings
 from winnow.shards import storage, tables
 
 SILENT = Progress(stream=None)

@@ -30,8 +30,8 @@ sources:
     read: {format: text, path: "*.txt"}
 """
 TOP_KEYS = (
-    "classifiers, dedup, dropped_text, limits, max_bad_rows, mixture, name, printed, seed, sequence, shards, signals, "
-    "sources, tokenizer"
+    "classifiers, dedup, dropped_text, embedding_classifiers, embeddings, limits, max_bad_rows, mixture, name, "
+    "printed, seed, sequence, shards, signals, sources, tokenizer"
 )
 COUNT = "a count such as 2048, 300M, 1.5B or 1T is wanted, not"
 FILTER = "a filter's name, or a name with its settings, is wanted, not"
@@ -73,13 +73,13 @@ def test_the_smallest_recipe_has_no_mistake():
         case("    filtres: []\n", "6:5: unknown key 'filtres'; did you mean 'filters'?", "source"),
         changed("{format", "{exlude: x, format", "5:12: unknown key 'exlude'; did you mean 'exclude'?", "read"),
         case("    dedup: {minhahs: {}}\n", "6:13: unknown key 'minhahs'; did you mean 'minhash'?", "source-dedup"),
-        case("    dedup: {semantic: {}}\n", "6:13: unknown key 'semantic'; valid here: bloom, exact, lines, minhash, "
-             "substrings", "source-dedup-nothing-near"),
+        case("    dedup: {fuzzy: {}}\n", "6:13: unknown key 'fuzzy'; valid here: bloom, exact, lines, minhash, "
+             "prototypes, semantic, substrings", "source-dedup-nothing-near"),
         case("    dedup: {minhash: {band: 3}}\n", "6:23: unknown key 'band'; did you mean 'bands'?", "source-minhash"),
         case("    dedup: {exact: {across: [web]}}\n", "6:21: unknown key 'across'; valid here: against, by, url",
              "source-across"),
         case("dedup: {lines: {across: [web]}}\n", "6:9: unknown key 'lines'; valid here: bloom, decontaminate, exact, "
-             "minhash, substrings", "lines-across"),
+             "minhash, prototypes, semantic, substrings", "lines-across"),
         case("    heldout: {fractoin: 0.1}\n", "6:15: unknown key 'fractoin'; did you mean 'fraction'?\n"
              "r.yaml:6:5: 'fraction' is missing", "heldout"),
         case("dedup: {exact: {accross: [web]}}\n", "6:17: unknown key 'accross'; did you mean 'across'?\n"

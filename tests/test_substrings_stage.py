@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from winnow.filters.substring_settings import Substrings
 from winnow.filters.substrings import RESOLVED, scratch_for
-from winnow.pipelines import dedup, run, substrings
+from winnow.pipelines import run, substrings
 from winnow.pipelines.cluster import Inline
 from winnow.pipelines.engine import Engine
 from winnow.pipelines.exchanges import RunFile, read_parts, write_run
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Limits, read
 from winnow.pipelines.records import Outputs, total
-from winnow.pipelines.standing import texts_of, verdict_name
+from winnow.pipelines.standing import standings, texts_of, verdict_name
 from winnow.shards import storage, tables
 
 SILENT = Progress(stream=None)
@@ -76,7 +76,7 @@ def inputs_of(root: Path, out: Path, split_bytes: str = "8KB"):
     """The splits of both sources behind their filters, and the stages they come from."""
     corpus = run(recipe(root, split_bytes), str(out), inline=True, progress=SILENT, until="filters")
     members = [corpus.sources[name] for name in GROUP]
-    inputs = [s for rank, member in enumerate(members) for s in dedup.standings(member, rank)]
+    inputs = [s for rank, member in enumerate(members) for s in standings(member, rank)]
     return inputs, [member.filters.stage for member in members]
 
 

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from winnow.pipelines import corpus, dedup, exclude, open_run, pack, takedown, verifying
+from winnow.pipelines import corpus, exclude, open_run, pack, takedown, verifying
 from winnow.pipelines.cluster import Inline
 from winnow.pipelines.engine import Engine
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe, read
+from winnow.pipelines.standing import standings
 from winnow.shards import mds, storage, tables
 from winnow.shards.inputs import InputError
 
@@ -99,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = root / "run"
     done = corpus.run(recipe(root), str(out), inline=True, progress=SILENT)
     ids = {}
-    for standing in dedup.standings(done.sources["web"]):
+    for standing in standings(done.sources["web"]):
         rows = exclude.rows_of(standing, ["id", "key"]).take(standing.rows)
         for row in rows.filter(rows.column("keep")).to_pylist():
             ids.setdefault(row["key"], row["id"].hex())
@@ -130,7 +131,7 @@ def excluded(
     run = made.corpus.sources[source]
     upstream = [done.stage for done in (run.filters, *run.steps)]
     lists = lists_of(made, *contents, source=source)
-    work = exclude.exclude(source, lists, dedup.standings(run), upstream)
+    work = exclude.exclude(source, lists, standings(run), upstream)
     return (engine or engine_of(made)).together(work)[0]
 
 

@@ -1,0 +1,56 @@
+"""How are the documents shown that are nearest to the cut of a step that compares vectors?
+
+One below the other, from the highest score down. With a neighbour: two columns, as duplicates beside their survivors
+are shown (audit_pairs_report.py). Without: the cluster's words and the beginning of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from winnow.pipelines.audit import Place
+from winnow.pipelines.audit_pairs_report import add_blocks
+from winnow.pipelines.audit_report import printable, shown_place
+from winnow.pipelines.audit_semantic import Near
+from winnow.pipelines.report import output
+
+
+def print_near(found: Sequence[Near], console: Console | None = None) -> None:
+    """Documents on both sides of the cut."""
+    console = console or output()
+    if not found:
+        console.print("no document was compared with another")
+        return
+    shown_cut: float | None = None
+    for number, near in enumerate(found, 1):
+        if near.cut != shown_cut:
+            shown_cut = near.cut
+            console.print(
+                f"{near.step}: documents with a cosine above {near.cut:.4f} are dropped", highlight=False
+            )
+        console.print(near_table(number, near))
+
+
+def near_table(number: int, near: Near) -> Table:
+    """A document near the cut, and what is known of it."""
+    fate = "dropped" if near.dropped else "kept"
+    title = f"{number}. {fate}, cosine {near.score:.4f}, cluster {near.cluster:,}"
+    if near.neighbour is not None:
+        title += f" (cosine to its centroid {near.similarity:.4f})"
+    table = Table(title=Text(title), title_justify="left", expand=True)
+    table.add_column(Text(f"{fate}: {_shown(near.document, near.key)}"), ratio=1)
+    if near.neighbour is None:
+        if near.words:
+            table.add_row(Text(printable(f"its cluster's words: {', '.join(near.words)}"), style="dim"))
+        table.add_row(Text(printable(near.excerpt)))
+        return table
+    table.add_column(Text(f"like: {_shown(near.neighbour, near.neighbour_key)}"), ratio=1)
+    add_blocks(table, near.blocks)
+    return table
+
+
+def _shown(place: Place, key: str | None) -> str:
+    return shown_place(place) + (f", key {printable(key)}" if key is not None else "")
