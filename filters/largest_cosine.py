@@ -75,8 +75,9 @@ def raise_largest(
     close = second >= top - slack
     clear = (rises & ~close).nonzero().squeeze(1)
     # Products of two float16 are exact in float32 already, and float16 turns into float64 far slower.
-    exact = (rows[clear] * columns[nearest[clear]]).sum(1, dtype=torch.float64)
-    _put(largest, at, clear, exact, numbers[nearest[clear]])
+    best = nearest[clear]
+    exact = (rows.index_select(0, clear) * columns.index_select(0, best)).sum(1, dtype=torch.float64)
+    _put(largest, at, clear, exact, numbers[best])
     # float64 takes twice the room of the products, which are no longer needed.
     del products
     unclear = (rises & close).nonzero().squeeze(1)
@@ -84,7 +85,7 @@ def raise_largest(
         return
     wide = columns.double()
     for some in unclear.split(max(1, len(rows) // 2)):
-        exact_products = rows[some].double() @ wide.T
+        exact_products = rows.index_select(0, some).double() @ wide.T
         if hidden is not None:
             exact_products.masked_fill_(hidden[some], -torch.inf)
         exact, nearest = exact_products.max(1)
