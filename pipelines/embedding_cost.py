@@ -21,9 +21,11 @@ GPU_ASSIGN = 0.60 * 788e12
 """Of distances to centroids."""
 GPU_COMPARE = 0.50 * 788e12
 """Of documents' products with each other."""
-CORE_FLOAT32, CORE_BFLOAT16 = 50e9, 100e9
-"""Of one core with AVX-512 (ours: 9.8 documents of 5.06 GFLOP a second with float32, 15 of them with bfloat16, where a
-core multiplies that, and 49 of 2.8 GFLOP)."""
+CORE_FLOAT32, CORE_BFLOAT16 = 135e9, 235e9
+"""Of an encoder on one core with AVX-512 (ours, benchmarks/embed.py: 27.9 documents of about 4.9 GFLOP a CPU second with
+float32; 47.8 with bfloat16, where a core multiplies that)."""
+CORE_CLUSTER = 40e9
+"""Of k-means and comparisons on one core (ours, benchmarks/semantic.py)."""
 CORE_TOKENS = 0.5e6
 """Tokens a second that one core makes of text (ours, Hugging Face tokenizers, text clipped first)."""
 MEMBER_BYTES = 24
@@ -101,7 +103,7 @@ class ClusteringCost:
     @property
     def core_seconds(self) -> float:
         """Of one core."""
-        return (self.fit_flops + self.assign_flops + self.compare_flops) / CORE_FLOAT32
+        return (self.fit_flops + self.assign_flops + self.compare_flops) / CORE_CLUSTER
 
 
 def clustering_cost(

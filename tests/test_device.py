@@ -51,7 +51,7 @@ def test_auto_goes_by_what_there_is_and_what_there_can_be():
     assert "on GPUs that the cluster will grow" in said
     assert chosen(NO_GPU, FEW) == (
         CPU,
-        "embedding default: on CPUs, there is no GPU; ~ 10.00K documents, ~ 17 min of a core",
+        "embedding default: on CPUs, there is no GPU; ~ 10.00K documents, ~ 7 min of a core",
     )
 
 
@@ -143,22 +143,22 @@ def test_actors_that_fit_on_a_node():
     [(128, 125, 2.8, 84), (256, 218, 5.1, 47), (512, 400, 10.0, 24)],
 )
 def test_work_of_a_document(max_tokens, tokens, gflop, thousand_documents_a_second):
-    """Measured lengths of documents, and the work and the rate that follow from them."""
+    """Measured lengths of documents, and the work and the rates that follow from them."""
     assert mean_tokens(max_tokens) == pytest.approx(tokens, rel=0.05)
     assert MINILM.flops(tokens, tokens) / 1e9 == pytest.approx(gflop, rel=0.02)
     assert GPU_ENCODE / MINILM.flops(tokens, tokens) / 1e3 == pytest.approx(
         thousand_documents_a_second, rel=0.02
     )
     if max_tokens == 256:
-        assert CORE_FLOAT32 / MINILM.flops(tokens, tokens) == pytest.approx(9.8, rel=0.02)
+        assert CORE_FLOAT32 / MINILM.flops(tokens, tokens) == pytest.approx(27.9, rel=0.06)
 
 
 def test_vectors_and_their_tokens():
     cost = embedding_cost(10**7, MINILM, 256)
     assert cost.vector_bytes == 10**7 * (768 + 24)
     assert cost.tokenize_core_seconds == pytest.approx(1.2 * 3600, rel=0.05)
-    assert cost.core_seconds == pytest.approx(cost.tokenize_core_seconds + cost.flops / 50e9)
-    assert embedding_cost(10**7, MINILM, 256, "bfloat16").core_seconds < 0.6 * cost.core_seconds
+    assert cost.core_seconds == pytest.approx(cost.tokenize_core_seconds + cost.flops / CORE_FLOAT32)
+    assert embedding_cost(10**7, MINILM, 256, "bfloat16").core_seconds < 0.65 * cost.core_seconds
     assert embedding_cost(0, MINILM, 256).core_seconds == 0
 
 

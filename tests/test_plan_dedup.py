@@ -101,7 +101,7 @@ def test_vectors_and_who_compares_them_say_what_they_take(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert (
         "embedding default (sentence-transformers/all-MiniLM-L6-v2) for semantic, prototypes, classifier good; "
-        "~ 1.00M documents, 792.4 MB of vectors; ~ 29 h of a core, or ~ 22 s of an H200 and ~ 7 min of a core for "
+        "~ 1.00M documents, 792.4 MB of vectors; ~ 11 h of a core, or ~ 22 s of an H200 and ~ 7 min of a core for "
         "tokens" in said
     )
     assert (
