@@ -39,6 +39,8 @@ ROWS = 64
 """On a CPU the rows of a product are a multiple of this: oneDNN compiles anew for every shape it meets."""
 SCORES = 1 << 20
 """Attention scores that are held at once on a CPU: 2 MiB, which stay in its caches."""
+LARGEST_HEAD = 256
+"""Of FlashAttention 2, which also wants a multiple of 8 (rubert-tiny2 has 26)."""
 LONGEST_SCORED = 1024
 """Tokens of a document whose scores are held; a longer one's never are (scaled_dot_product_attention)."""
 
@@ -126,7 +128,7 @@ class Bert:
             or len(self._positions) != shape.positions + shape.first_position
         ):
             raise NotPackedError("its weights have other shapes than its config.json says")
-        self._attend = _attention(device, dtype)
+        self._attend = _attention(device, dtype, shape.width // shape.heads)
 
     def hidden(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
         """The last layer's vector of every token, in the model's dtype: [t, d], of documents of at least one token.
@@ -139,12 +141,10 @@ class Bert:
         shape = self.shape
         if lengths.max() > shape.positions:
             raise ValueError(f"a document has {lengths.max()} tokens; the model reads {shape.positions}")
-        counted = ids != shape.first_position - 1
-        count = np.cumsum(counted)
-        before = (count - counted)[np.cumsum(lengths) - lengths]
-        positions = np.where(counted, count - np.repeat(before, lengths), 0) + (shape.first_position - 1)
+        positions = _positions(ids, lengths, shape.first_position)
         empty = -len(ids) % ROWS if self.device == "cpu" else 0
-        ids, positions = np.pad(ids, (0, empty)), np.pad(positions, (0, empty))
+        if empty:
+            ids, positions = np.pad(ids, (0, empty)), np.pad(positions, (0, empty))
         x = embedding(torch.from_numpy(ids).to(self.device), self._words)
         x += embedding(torch.from_numpy(positions).to(self.device), self._positions)
         x = layer_norm(x, (shape.width,), *self._norm, shape.epsilon)
@@ -152,6 +152,17 @@ class Bert:
         for layer in self._layers:
             x = layer.forward(x, attend)
         return x[: len(ids) - empty]
+
+
+def _positions(ids: np.ndarray, lengths: np.ndarray, first: int) -> np.ndarray:
+    """Rows of the table of positions, int32[t]."""
+    starts = np.cumsum(lengths, dtype=np.int32) - lengths.astype(np.int32)
+    if not first:
+        return np.arange(len(ids), dtype=np.int32) - np.repeat(starts, lengths)
+    counted = ids != first - 1
+    count = np.cumsum(counted, dtype=np.int32)
+    before = (count - counted)[starts]
+    return np.where(counted, count - np.repeat(before, lengths), 0).astype(np.int32) + np.int32(first - 1)
 
 
 class _Layer:
@@ -182,11 +193,13 @@ Attention = Callable[[np.ndarray, Shape], Callable[["Tensor"], "Tensor"]]
 """From the documents' lengths to what takes queries, keys and values [t, 3, heads, d / heads] to [t, heads, ...]."""
 
 
-def _attention(device: str, dtype: torch.dtype) -> Attention:
-    """The attention for a device."""
+def _attention(device: str, dtype: torch.dtype, size: int) -> Attention:
+    """The attention for a device, and for heads of a size."""
     import torch
 
-    if device != "cpu" and dtype != torch.float32 and torch.cuda.get_device_capability() >= (8, 0):
+    if device == "cpu" or dtype == torch.float32 or size % 8 or size > LARGEST_HEAD:
+        return _attend_by_length
+    if torch.cuda.get_device_capability(device) >= (8, 0):
         try:
             from torch.nn.attention.varlen import varlen_attn
         except ImportError:  # before torch 2.10

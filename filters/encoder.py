@@ -18,6 +18,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,9 @@ CPU_TOKENS = 2048
 """Tokens that go through a model at once on a CPU, or one document."""
 PROBE = 8
 """Tokens of the document that a model is tried on when it is loaded."""
-_FULL = ("not enough memory", "can't allocate memory", "out of memory")
+_loading = Lock()
+"""A cache alone would let two threads load one model at once."""
+_FULL = ("ALLOC_FAILED", "not enough memory", "can't allocate memory", "out of memory")
 
 
 class OutOfMemory(RuntimeError):
@@ -85,10 +88,9 @@ class Encoder:
         lengths = np.diff(ends, prepend=0)
         found = np.zeros((len(ends), self.dimensions), np.float32)
         try:
-            for chosen in _forwards(lengths, CPU_TOKENS if self.device == "cpu" else None):
+            for chosen in self._forwards(lengths):
                 own = lengths[chosen]
-                starts = np.repeat(ends[chosen] - own - (np.cumsum(own) - own), own)
-                hidden = self._hidden(ids[starts + np.arange(len(starts))], own)
+                hidden = self._hidden(_taken(ids, ends[chosen] - own, own), own)
                 found[chosen] = _unit(_pooled(hidden, own, self._pooling)).cpu().numpy()
         except RuntimeError as error:
             if not _is_full(error):
@@ -96,6 +98,13 @@ class Encoder:
             self._forget()
             raise OutOfMemory(f"{len(ids)} tokens do not fit on {self.device}: {error}") from error
         return found
+
+    def _forwards(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Which documents go through together; those without tokens are left out."""
+        if self.device == "cpu":
+            return _forwards(lengths, CPU_TOKENS)
+        there = np.flatnonzero(lengths)
+        return [there] if len(there) else []
 
     def _hidden(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
         import torch
@@ -112,12 +121,17 @@ class Encoder:
                 torch.cuda.empty_cache()
 
 
-@cache
 def load(folder: str, pooling: str, device: str, dtype: str) -> Encoder:
     """The encoder of a folder, loaded at the first call in a process and kept. `device`: "cpu" or "cuda".
 
-    Raises what `Encoder` raises.
+    Any thread may call it. Raises what `Encoder` raises.
     """
+    with _loading:
+        return _loaded(folder, pooling, device, dtype)
+
+
+@cache
+def _loaded(folder: str, pooling: str, device: str, dtype: str) -> Encoder:
     return Encoder(folder, pooling, device, dtype)
 
 
@@ -202,3 +216,11 @@ def _is_full(error: RuntimeError) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL)
+
+
+def _taken(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The tokens of documents that begin at `starts`, on end."""
+    ends = np.cumsum(lengths)
+    if len(starts) and ends[-1] == len(ids) and (starts == ends - lengths).all():
+        return ids
+    return ids[np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)]

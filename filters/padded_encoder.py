@@ -42,6 +42,10 @@ class PaddedEncoder:
         if missing := sorted(name for name in report["missing_keys"] if not _POOLER.search(name)):
             raise EncoderError(f"the encoder in {folder} has no weights for {', '.join(missing)}")
         config = model.config
+        # A decoder would keep every layer's keys and values until the batch is done, and ModernBERT compile itself.
+        config.use_cache = False
+        if hasattr(config, "reference_compile"):
+            config.reference_compile = False
         self._model = model.to(device=device, dtype=dtype).eval()
         self._padding = config.pad_token_id or 0
         self.device = device

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
+import os
+import resource
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,9 @@ WIDTH_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """How long no node may be able to hold an actor, on a cluster that cannot grow one, before the run stops."""
 
+BROKEN_DEVICE = "AcceleratorError"
+"""torch's error for a device that failed: memory it could not correct, an illegal address, a lost bus."""
+
 
 class ClusterError(RuntimeError):
     """Ray could not start, or what it runs on is gone."""
@@ -52,19 +56,18 @@ class Worker:
 
     def __init__(self) -> None:
         quiet_worker()
-        self._first = threading.Lock()
-        self._begun: set[str] = set()
 
     def ready(self) -> None:
         """Return: then the actor is up."""
 
     def perform(self, location: str, index: int, function: TaskFunction, spec: Any) -> Record:
-        """Run a task. The first of a kind runs alone: two at once would both load the model they need."""
-        kind = f"{function.__module__}.{function.__qualname__}"
-        with contextlib.nullcontext() if kind in self._begun else self._first:
-            record = perform(location, index, function, spec)
-        self._begun.add(kind)
-        return record
+        """Run a task. One that finds its device broken ends the actor: nothing in this process can use it any more."""
+        try:
+            return perform(location, index, function, spec, resource.RUSAGE_THREAD)
+        except Exception as error:
+            if type(error).__name__ == BROKEN_DEVICE:
+                os._exit(1)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Actor:
     used: float = field(default_factory=time.monotonic)
     """When it last had, or was waited for by, work."""
     lost: bool = False
+    proven: bool = False
+    """It was up once: that it is gone says nothing against starting another."""
 
 
 class Actors:
@@ -123,6 +128,13 @@ class Actors:
         self.failed_starts = 0
         self._room: dict[Kind, tuple[float, int, bool]] = {}
         self._short_since: dict[Kind, float] = {}
+
+    def begin(self, jobs: Iterable[Job]) -> None:
+        """Ask for actors for all jobs, those that wait for others among them, before any plain task asks for memory."""
+        now = time.monotonic()
+        for gpus, n in Counter(job.task.gpus for job in jobs if job.task.gpus).items():
+            self.waiting.setdefault(self.kinds[gpus], deque())
+            self._start(self.kinds[gpus], n, now)
 
     def promises(self) -> list[Any]:
         """What Ray has promised and not kept yet."""
@@ -152,7 +164,7 @@ class Actors:
             for actor in [*actors]:
                 if actor.jobs or (self.waiting.get(kind) and actor.starting is not None):
                     actor.used = now
-                elif now - actor.used > IDLE_SECONDS or self._starved(kind):
+                elif actor.lost or now - actor.used > IDLE_SECONDS or self._starved(kind):
                     self._end(kind, actor)
 
     def settle(self, promise: Any) -> tuple[Job, Record] | None:
@@ -183,6 +195,7 @@ class Actors:
             exceptions.NodeDiedError,
         ) as error:
             actor.lost = True
+            self._ask_idle()
             if self.attempts[job.key] >= RETRIES:
                 message = str(error).strip().splitlines()[0]
                 died = RuntimeError(f"its worker died {RETRIES + 1} times ({message})")
@@ -263,7 +276,7 @@ class Actors:
             self.ray.get(actor.starting)
         except self.ray.exceptions.RayError as error:
             self._end(kind, actor)
-            self.failed_starts += 1
+            self.failed_starts += not actor.proven
             if self.failed_starts > RETRIES:
                 reason = str(error).strip().splitlines()[0]
                 raise ClusterError(
@@ -271,6 +284,12 @@ class Actors:
                 ) from error
         else:
             actor.starting, actor.used, self.failed_starts = None, time.monotonic(), 0
+
+    def _ask_idle(self) -> None:
+        """Let actors without work show that they are alive: a node takes all that it holds along when it dies."""
+        for actor in self._all():
+            if actor.starting is None and not actor.jobs and not actor.lost:
+                actor.starting, actor.proven = actor.handle.ready.remote(), True
 
     def _starved(self, kind: Kind) -> bool:
         """Whether tasks of another kind wait, and have no actor that is up."""

@@ -251,6 +251,7 @@ class Cluster:
         actors = Actors(self.ray, wanted, self.options, grows=not self.here)
         width, asked = self.in_flight, time.monotonic()
         try:
+            actors.begin(jobs)
             while True:
                 while queue.plain and len(waiting) < width:
                     job = queue.plain.popleft()

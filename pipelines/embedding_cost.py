@@ -17,10 +17,8 @@ DOCUMENT_TOKENS = DOCUMENT_BYTES / 4.3
 """Of an English document; a WordPiece vocabulary of 30,000 needs about as many as Mistral's."""
 GPU_ENCODE = 0.30 * 790e12
 """FLOPs a second of an encoder's products on an H200: 30 % of bfloat16's peak, this project's goal."""
-GPU_ASSIGN = 0.60 * 788e12
-"""Of distances to centroids."""
-GPU_COMPARE = 0.50 * 788e12
-"""Of documents' products with each other."""
+GPU_CLUSTER = 0.75 * 67e12
+"""Of k-means and comparisons, which multiply in float32 without tensor cores (an H200's data sheet: 67 TFLOP/s)."""
 CORE_FLOAT32, CORE_BFLOAT16 = 135e9, 235e9
 """Of an encoder on one core with AVX-512 (ours, benchmarks/embed.py: 27.9 documents of about 4.9 GFLOP a CPU second with
 float32; 47.8 with bfloat16, where a core multiplies that)."""
@@ -98,7 +96,7 @@ class ClusteringCost:
     @property
     def gpu_seconds(self) -> float:
         """Of one H200."""
-        return (self.fit_flops + self.assign_flops) / GPU_ASSIGN + self.compare_flops / GPU_COMPARE
+        return (self.fit_flops + self.assign_flops + self.compare_flops) / GPU_CLUSTER
 
     @property
     def core_seconds(self) -> float:

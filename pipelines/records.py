@@ -121,12 +121,17 @@ TaskFunction = Callable[[Any, Outputs], dict[str, Any]]
 """Takes a task's specification and where to commit; returns the counts of its record."""
 
 
-def perform(location: str, index: int, function: TaskFunction, spec: Any) -> Record:
-    """Run one task and write its record; what a worker does, with or without Ray."""
+def perform(
+    location: str, index: int, function: TaskFunction, spec: Any, whose: int = resource.RUSAGE_SELF
+) -> Record:
+    """Run one task and write its record; what a worker does, with or without Ray.
+
+    whose : RUSAGE_THREAD where the process does other tasks at the same time: CPU time is then this thread's.
+    """
     outputs = Outputs(location)
-    wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    wall, before = time.perf_counter(), resource.getrusage(whose)
     counts = function(spec, outputs)
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    after = resource.getrusage(whose)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record = Record(index, counts, outputs.files, time.perf_counter() - wall, cpu, after.ru_maxrss * 1024)
     storage.put_bytes(storage.join(location, RECORDS, f"{index:08d}.json"), _encode(record))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from functools import partial
@@ -434,30 +433,54 @@ def test_a_task_with_much_memory_has_its_actor_for_itself():
     assert kinds([job(0)], GIB, False) == {1: Kind(1, 0, 2)}
 
 
-def test_the_first_task_of_a_kind_runs_alone_and_later_ones_side_by_side(tmp_path):
+def test_a_task_that_finds_its_device_broken_ends_the_actor(tmp_path, monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr(actors.os, "_exit", ended.append)
+
+    class AcceleratorError(RuntimeError):
+        """As torch's is named."""
+
+    def broken(kind: type[Exception], outputs: Outputs) -> dict[str, Any]:
+        raise kind("an illegal memory access was encountered")
+
     worker = actors.Worker()
-    inside: list[int] = []
-    most: list[int] = []
-    meeting = threading.Barrier(2, timeout=WAIT)
+    with pytest.raises(AcceleratorError):
+        worker.perform(str(tmp_path), 0, broken, AcceleratorError)
+    assert ended == [1]
+    with pytest.raises(ValueError, match="illegal"):
+        worker.perform(str(tmp_path), 0, broken, ValueError)
+    assert ended == [1]
 
-    def load(spec: bool, outputs: Outputs) -> dict[str, Any]:
-        inside.append(1)
-        most.append(len(inside))
-        meeting.wait() if spec else time.sleep(0.05)
-        inside.pop()
-        return {}
 
-    def both(spec: bool, first: int) -> None:
-        threads = [
-            threading.Thread(target=worker.perform, args=(str(tmp_path), first + i, load, spec))
-            for i in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+def test_actors_are_asked_for_before_their_first_task_is_ready():
+    ray = FakeRay({"GPU": 4})
+    jobs = [job(i) for i in range(3)]
+    made = Actors(ray, kinds(jobs, GIB, False), {}, False)
+    made.begin([*jobs, Job(0, "", Task(9, refuses, None))])
+    assert len(ray.handles) == 3
+    assert not made.busy
+    settle_starts(made, jobs)
+    assert len(ray.handles) == 3
+    assert [h.calls for h in ray.handles] == [[0], [1], [2]]
 
-    both(False, 0)
-    assert most == [1, 1]
-    both(True, 2)
-    assert max(most) == 2
+
+def test_idle_actors_that_died_with_their_node_cost_no_attempt():
+    ray = FakeRay({"GPU": 6})
+    jobs = [job(i) for i in range(6)]
+    made = crew(ray, jobs)
+    settle_starts(made)
+    *idle, busy = ray.handles
+    for promise in made.promises():
+        if promise[1] is not busy:
+            made.settle(promise)
+    made.advance(deque())
+    for handle in idle:
+        ray.answers["up", handle] = RayActorError("the node died")
+    (promise,) = made.promises()
+    ray.answers[promise] = RayActorError("the node died")
+    assert made.settle(promise) is None
+    settle_starts(made)
+    assert all(handle.ended for handle in ray.handles[:6])
+    settle_starts(made)
+    (again,) = [p for p in made.promises() if p[0] == "record"]
+    assert made.settle(again)[0] == jobs[busy.calls[0]]
