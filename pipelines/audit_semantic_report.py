@@ -28,8 +28,12 @@ def print_near(found: Sequence[Near], console: Console | None = None) -> None:
     for number, near in enumerate(found, 1):
         if near.cut != shown_cut:
             shown_cut = near.cut
+            # A share is exact: of documents with the cosine of the last one that stays, some go.
+            tied = any(other.dropped and other.score <= other.cut == near.cut for other in found)
+            more = ", and of those with just that some, by a hash" if tied else ""
             console.print(
-                f"{near.step}: documents with a cosine above {near.cut:.4f} are dropped", highlight=False
+                f"{near.step}: documents with a cosine above {near.cut:.4f} are dropped{more}",
+                highlight=False,
             )
         console.print(near_table(number, near))
 

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 from winnow.filters.semantic_settings import Clustering
-from winnow.pipelines.components import PROCESS_BYTES
-from winnow.pipelines.device import Device
+from winnow.pipelines.device import TORCH_BYTES, Device
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.examples import draw_limit
@@ -41,7 +40,7 @@ TASK_DOCUMENTS = 1 << 20
 """Documents that one task counts or samples."""
 BYTES_OF_ONE = 48
 """What the task of the centroids holds for a sampled document beside its vector."""
-CENTROID_BYTES = 14
+CENTROID_BYTES = 24
 """What k-means holds for a number of a centroid."""
 DRAWS = np.dtype([("draw", "<u8"), ("high", "<u8"), ("low", "<u8")])
 """A sampled document: its draw, and the halves of its id, which tell equal draws apart."""
@@ -86,15 +85,19 @@ def clusters(
 
     sample = Stage(f"{step}-sample.{label}", VERSION, drawn_by, inside)
     limit = draw_limit(size, documents) if documents else 0
-    tasks = [Task(i, sample_task, SampleSpec(i, part, limit, seed)) for i, part in enumerate(parts)]
+    dimensions = max((i.dimensions for i in inputs), default=0)
+    tasks = []
+    for i, part in enumerate(parts):
+        most = sum(split.documents for split in part) * min(1.0, (limit + 1) / 2**64)
+        held = int(2 * most) * (dimensions * VECTORS.itemsize + DRAWS.itemsize)
+        tasks.append(Task(i, sample_task, SampleSpec(i, part, limit, seed), TORCH_BYTES + held))
     drawn = yield Request(sample, tasks)
 
-    dimensions = max((i.dimensions for i in inputs), default=0)
     files = tuple(r.counts["documents"] for r in drawn.records)
     spec = CentroidsSpec(
         drawn.location, files, documents, dimensions, size, k, settings.iterations, device.torch
     )
-    memory = PROCESS_BYTES + size * (2 * dimensions + BYTES_OF_ONE) + CENTROID_BYTES * k * dimensions
+    memory = TORCH_BYTES + size * (2 * dimensions + BYTES_OF_ONE) + CENTROID_BYTES * k * dimensions
     return (yield Request(final, [device.task(0, centroids_task, spec, memory)]))
 
 

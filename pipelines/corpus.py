@@ -137,6 +137,17 @@ class Corpus:
         return tokens.RunCounter(self.tokenizer.location, self.backend.name)
 
     @property
+    def vectors(self) -> dict[str, Any]:
+        """What decisions by vectors depend on beside the recipe: encoders' files, and the heads that were trained."""
+        if self.embeddings is None:
+            return {}
+        heads = {name: done.records[0].counts["sha256"] for name, done in self.embedding_classifiers.items()}
+        return {
+            "encoders": {n: e.identity for n, e in self.embeddings.encoders.items()},
+            "classifiers": heads,
+        }
+
+    @property
     def tokenizing(self) -> tokens.Tokenizing:
         """How documents become tokens."""
         assert self.backend is not None
@@ -288,7 +299,9 @@ def _stages(engine: Engine, planned: Plan, corpus: Corpus, until: str | None) ->
             break
     else:
         conservation.check(corpus)
-        corpus.lasting += reading.keep_choices(engine, planned, corpus.sources.values(), corpus.tokenizer)
+        corpus.lasting += reading.keep_choices(
+            engine, planned, corpus.sources.values(), corpus.tokenizer, corpus.vectors
+        )
         _report_dropped(engine, corpus)
         corpus.mixture = publish.publish(corpus)
     corpus.seconds = time.perf_counter() - started
@@ -310,7 +323,7 @@ def _read(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     for name, settings in filters.items():
         filtering.check(recipe, ("sources", name), settings)
     if not corpus.sources:
-        chosen = reading.first_choices(engine, planned, filters, corpus.tokenizer)
+        chosen = reading.first_choices(engine, planned, filters, corpus.tokenizer, corpus.vectors)
     else:
         chosen = {
             s.name: s.choice for s in corpus.sources.values() if s.choice and s.choice.n > len(s.plan.splits)

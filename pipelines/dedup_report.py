@@ -100,7 +100,7 @@ def _vector_lines(step: dict[str, Any]) -> Iterator[str]:
         )
         shown = [f"{share:.0%} at eps {eps:.3g}" for share, eps in eps_at if share in SHOWN_SHARES]
         if shown:
-            yield f"{name} would keep {', '.join(shown)}"
+            yield f"{name} would keep, at least, {', '.join(shown)}"
     for found in step.get("shown_clusters", ())[:SHOWN_CLUSTERS]:
         words = printable(", ".join(found["words"])) or "(no word tells it from others)"
         yield (

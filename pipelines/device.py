@@ -25,17 +25,28 @@ class DeviceError(InputError):
     """A device that a recipe asks for, and that is not to be had."""
 
 
+TORCH_BYTES = 512 << 20
+"""Of a process that has torch in it (ours: 413 MiB after a first k-means)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Where the tasks of a stage run. It is no part of any stage's identity: what is stored is used as it is."""
 
     gpus: float = 0.0
     """GPUs that each asks of Ray; 0: a CPU."""
+    refusal: str | None = None
+    """Why no vector may be made here; those that are stored can be used."""
 
     @property
     def torch(self) -> str:
         """torch's name for it, inside a task."""
         return "cuda" if self.gpus else "cpu"
+
+    def check(self) -> None:
+        """Raises DeviceError where vectors are not to be made here."""
+        if self.refusal is not None:
+            raise DeviceError(self.refusal)
 
     def task(
         self,

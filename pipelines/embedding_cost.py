@@ -20,8 +20,8 @@ GPU_ENCODE = 0.30 * 790e12
 GPU_CLUSTER = 0.75 * 67e12
 """Of k-means and comparisons, which multiply in float32 without tensor cores (an H200's data sheet: 67 TFLOP/s)."""
 CORE_FLOAT32, CORE_BFLOAT16 = 135e9, 235e9
-"""Of an encoder on one core with AVX-512 (ours, benchmarks/embed.py: 27.9 documents of about 4.9 GFLOP a CPU second with
-float32; 47.8 with bfloat16, where a core multiplies that)."""
+"""Of an encoder on one core with AVX-512 (ours, benchmarks/embed.py: 27.9 documents of about 4.9 GFLOP a CPU second
+with float32; 47.8 with bfloat16, where a core multiplies that)."""
 CORE_CLUSTER = 40e9
 """Of k-means and comparisons on one core (ours, benchmarks/semantic.py)."""
 CORE_TOKENS = 0.5e6

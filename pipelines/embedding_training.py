@@ -261,7 +261,10 @@ def _classifier(
             VectorsSpec(i, sample, a, a + TASK_EXAMPLES, drawing.kind == SCORED, encoder, device.torch)
             for i, a in enumerate(starts)
         ]
-        made = yield Request(stage, [device.task(s.index, vectors_task, s) for s in specs])
+        if specs and engine.finished(stage, len(specs)) is None:
+            device.check()
+        memory = 0 if device.gpus else encoder.memory
+        made = yield Request(stage, [device.task(s.index, vectors_task, s, memory) for s in specs])
         counted = ("examples", "heldout", "without_score")
         parts += [
             Part(drawing.kind, made.location, r.index, *(r.counts[what] for what in counted))

@@ -8,7 +8,7 @@ vectors; every step, classifier and report reads them from there (vectors.py). D
 batches that are formed inside a window of consecutive documents of their split, from their lengths alone (embed.py).
 Which device made a vector is counted in the record, and is no part of the stage's identity.
 
-Memory: what embed.py says of a stream, 32 bytes for each document of a split, and what the encoder holds.
+Memory: what embed.py says of a stream, 56 bytes for each document of a split, and what the encoder holds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from winnow.pipelines.device import Device, DeviceError, choose
 from winnow.pipelines.documents import name
 from winnow.pipelines.encoders import EncoderPlace, needed_by, one_thread, wanted
 from winnow.pipelines.engine import Done, Engine, Request
 from winnow.pipelines.jobs import Task
-from winnow.pipelines.plan_dedup import DOCUMENT_BYTES
+from winnow.pipelines.plan_vectors import documents_of
 from winnow.pipelines.planning import Plan
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Outputs, Stage, completed
@@ -124,6 +125,15 @@ def _of_stored_tokens(spec: EmbeddingSpec, encoder: Encoder) -> Iterator[np.ndar
         first, begin = first + size, int(stops[-1])
 
 
+def _published(run: str, embedding: str) -> bool:
+    """Whether the run was finished once, with such vectors."""
+    place = storage.join(run, "manifest.json")
+    if not storage.exists(place):
+        return False
+    stages = orjson.loads(storage.read_bytes(place))["stages"]
+    return any(stage["name"].startswith(f"embeddings.{embedding}.") for stage in stages)
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """What a run makes vectors with, by the name of the embedding."""
@@ -141,17 +151,17 @@ def prepare(
     recipe = planned.recipe
     devices = {}
     for embedding, encoder in encoders.items():
-        documents = sum(
-            s.text_estimate / DOCUMENT_BYTES
-            for s in planned.sources
-            if embedding in needed_by(recipe, s.name)
-        )
         own = embedding in recipe.embeddings
         place = ("embeddings", embedding, "device") if own else wanted(recipe)[embedding]
+        documents = documents_of(planned, embedding)
         try:
             devices[embedding] = choose(embedding, encoder, engine.executor, documents, engine.progress.say)
         except DeviceError as error:
-            raise recipe.located(place, str(error)) from error
+            refusal = recipe.located(place, str(error))
+            if not _published(engine.run, embedding):
+                raise refusal from error
+            # What was made elsewhere is used here; only if something is missing after all this is an error.
+            devices[embedding] = Device(refusal=str(refusal))
     return Embeddings(encoders, devices, stages)
 
 
@@ -180,20 +190,22 @@ def requests_of(
     upstream = tuple(done.stage.directory for done in (source.filters, *source.steps))
     owner = f"{embedding}.{source.name}"
     final = Stage(f"embeddings.{owner}", VERSION, encoder.identity, upstream)
+    there = completed(final.location(run))
+    items = standings(source)
+    missing = [s for s in items if s.split not in there]
+    if missing:
+        device.check()
     if not device.gpus:
-        specs = [EmbeddingSpec(s, encoder, device.torch) for s in standings(source)]
-        return [Request(final, [Task(s.standing.split, vectors_task, s) for s in specs])]
+        specs = [EmbeddingSpec(s, encoder, device.torch) for s in items]
+        tasks = [device.task(s.standing.split, vectors_task, s, encoder.memory) for s in specs]
+        return [Request(final, tasks)]
     identity = {"sha256": encoder.files.sha256, "max_tokens": encoder.max_tokens}
     first = Stage(f"embedding-tokens.{owner}", VERSION, identity, upstream)
     place = first.location(run)
-    there = completed(final.location(run))
-    specs = [EmbeddingSpec(s, encoder, device.torch, place) for s in standings(source)]
-    missing = [s for s in specs if s.standing.split not in there]
-    before = Request(first, [Task(s.standing.split, tokens_task, s) for s in missing])
-    tasks = [
-        device.task(s.standing.split, vectors_task, s, after=(first.name, s.standing.split))
-        if s.standing.split not in there
-        else device.task(s.standing.split, vectors_task, s)
-        for s in specs
-    ]
-    return [before, Request(final, tasks)] if missing else [Request(final, tasks)]
+    feeding = [Task(s.split, tokens_task, EmbeddingSpec(s, encoder, device.torch, place)) for s in missing]
+    tasks = []
+    for item in items:
+        after = None if item.split in there else (first.name, item.split)
+        spec = EmbeddingSpec(item, encoder, device.torch, place)
+        tasks.append(device.task(item.split, vectors_task, spec, after=after))
+    return [Request(first, feeding), Request(final, tasks)] if missing else [Request(final, tasks)]

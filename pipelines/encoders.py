@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from winnow.filters.embedding_settings import Embedding
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.dedup_settings import WITH_VECTORS
+from winnow.pipelines.device import TORCH_BYTES
 from winnow.pipelines.engine import Done, Engine
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Outputs, Stage
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from winnow.filters.encoder_files import EncoderFiles
 
 VERSION = 1
+BESIDE_BYTES = 256 << 20
+"""What a task holds beside the encoder: windows of text, their tokens and what a batch becomes on its way."""
 NEEDED = ("torch", "transformers")
 """Packages of the extra `embed`, without which no vector is made (plan_vectors.py asks for them)."""
 
@@ -66,6 +69,12 @@ class EncoderPlace:
             "dtype": self.settings.dtype,
             "batch_tokens": self.settings.batch_tokens,
         }
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a task on a CPU asks for: torch, texts on their way, and the weights twice: they are converted."""
+        weights = sum(os.path.getsize(os.path.join(self.files.folder, file)) for file in self.files.names)
+        return TORCH_BYTES + BESIDE_BYTES + 2 * weights
 
     def folder(self) -> str:
         """The files on this machine's disk."""

@@ -109,7 +109,7 @@ def find_last(
             total = int(counts.sum())
             if not total:
                 return None
-            left = kept = math.ceil(round(fraction * total, 6))
+            left = kept = max(1, math.ceil(round(fraction * total, 6)))  # a fraction is above 0
         upto = np.cumsum(counts)
         digit = int(np.searchsorted(upto, left))
         left -= int(upto[digit] - counts[digit])

@@ -46,9 +46,8 @@ def check(recipe: Recipe) -> None:
                     find(settings.model, settings.revision)
             except EncoderError as error:
                 raise recipe.located(("embeddings", name, "model"), str(error)) from error
-    for name, classifier in recipe.embedding_classifiers.items():
-        if classifier.head != "linear":
-            _check_package(recipe, ("embedding_classifiers", name), HEADS)
+    for name in recipe.embedding_classifiers:
+        _check_package(recipe, ("embedding_classifiers", name), HEADS)
 
 
 def _check_package(recipe: Recipe, place: tuple[str, ...], package: str) -> None:
@@ -58,6 +57,12 @@ def _check_package(recipe: Recipe, place: tuple[str, ...], package: str) -> None
         )
 
 
+def documents_of(plan: Plan, embedding: str) -> int:
+    """Documents that vectors are made of, by estimate: those of sources, and of classifiers' examples."""
+    sources = [s for s in plan.sources if embedding in needed_by(plan.recipe, s.name)]
+    return sum(documents_estimate(s.text_estimate) for s in sources) + _examples(plan, embedding)
+
+
 def embedding_facts(plan: Plan) -> list[dict[str, Any]]:
     """Per embedding that is needed: of what and for what, how many vectors, their bytes, and what they take."""
     found = []
@@ -65,7 +70,7 @@ def embedding_facts(plan: Plan) -> list[dict[str, Any]]:
         settings = plan.recipe.embedding(name)
         encoder = _encoder(settings.model, settings.revision)
         sources = [s for s in plan.sources if name in needed_by(plan.recipe, s.name)]
-        documents = sum(documents_estimate(s.text_estimate) for s in sources) + _examples(plan, name)
+        documents = documents_of(plan, name)
         max_tokens = min(settings.max_tokens, encoder.max_tokens if encoder else settings.max_tokens)
         cost = embedding_cost(documents, encoder or MINILM, max_tokens, settings.dtype)
         found.append(

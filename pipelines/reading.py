@@ -102,8 +102,16 @@ def falls_short(sources: Collection[SourceRun], say: Callable[[str], None]) -> b
     return bool(short)
 
 
-def _kept_stage(planned: Plan, filters: Mapping[str, filtering.Filters], tokenizer: Done) -> Stage:
-    """The identity of the choices of a run: all that they depend on, of every source, for dedup goes over them all."""
+def _kept_stage(
+    planned: Plan,
+    filters: Mapping[str, filtering.Filters],
+    tokenizer: Done,
+    vectors: Mapping[str, Any],
+) -> Stage:
+    """The identity of the choices of a run: all that they depend on, of every source, for dedup goes over them all.
+
+    vectors : identities of encoders, and of classifiers on vectors, by name.
+    """
     recipe = planned.recipe
     said = values(recipe)
     deciding = ("filters", "dedup", "quality", "heldout", "sample", "tokens")
@@ -111,8 +119,7 @@ def _kept_stage(planned: Plan, filters: Mapping[str, filtering.Filters], tokeniz
         "seed": recipe.seed,
         "append": recipe.tokenizer.append,
         "dedup": said["dedup"],
-        "embeddings": said["embeddings"],
-        "embedding_classifiers": said["embedding_classifiers"],
+        "vectors": vectors,
         "sources": {name: {key: source[key] for key in deciding} for name, source in said["sources"].items()},
         "rule": [sampling.MARGIN, sampling.ENOUGH, sampling.PILOT, sampling.PILOT_PART, sampling.GROWTH],
     }
@@ -129,12 +136,16 @@ def _kept_stage(planned: Plan, filters: Mapping[str, filtering.Filters], tokeniz
 
 
 def first_choices(
-    engine: Engine, planned: Plan, filters: Mapping[str, filtering.Filters], tokenizer: Done
+    engine: Engine,
+    planned: Plan,
+    filters: Mapping[str, filtering.Filters],
+    tokenizer: Done,
+    vectors: Mapping[str, Any],
 ) -> dict[str, Choice | None]:
     """What is read first of each source: what an earlier run came to, where it had to decide the same."""
     choices = {source.name: first_choice(source) for source in planned.sources}
     if any(choice and choice.wanted for choice in choices.values()):
-        kept = engine.finished(_kept_stage(planned, filters, tokenizer), 1)
+        kept = engine.finished(_kept_stage(planned, filters, tokenizer, vectors), 1)
         for name, (n, rounds) in kept.records[0].counts.items() if kept else ():
             choice = choices[name]
             assert choice is not None
@@ -143,13 +154,17 @@ def first_choices(
 
 
 def keep_choices(
-    engine: Engine, planned: Plan, sources: Collection[SourceRun], tokenizer: Done
+    engine: Engine,
+    planned: Plan,
+    sources: Collection[SourceRun],
+    tokenizer: Done,
+    vectors: Mapping[str, Any],
 ) -> list[Done]:
     """Keep what the rounds came to, for a later run; returns the stage, or nothing where there were no rounds."""
     found = {s.name: [s.choice.n, s.choice.rounds] for s in sources if s.choice and s.choice.wanted}
     if not found:
         return []
-    stage = _kept_stage(planned, {s.name: s.filter_settings for s in sources}, tokenizer)
+    stage = _kept_stage(planned, {s.name: s.filter_settings for s in sources}, tokenizer, vectors)
     return [engine.perform(stage, [Task(0, keep_task, found)])]
 
 

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from winnow.filters.semantic_settings import Semantic
+from winnow.pipelines.clustering import VERSION as CLUSTERING_VERSION
 from winnow.pipelines.clustering import clusters, directories
-from winnow.pipelines.components import PROCESS_BYTES
-from winnow.pipelines.device import CPU, Device
+from winnow.pipelines.device import CPU, TORCH_BYTES, Device
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, further_rounds, round_stages
 from winnow.pipelines.homing import Home, plan_home
@@ -66,6 +66,7 @@ def deduplicate(
         "order": settings.order,
         "greedy": settings.eps if settings.greedy else None,
         "seed": seed,
+        "clustering": CLUSTERING_VERSION,
     }
     scores = Stage(f"semantic-scores.{label}", VERSION, identity, directories(inputs, upstream))
     final = final_stage("semantic", group, scores, settings.keep_fraction, settings.eps, seed)
@@ -112,7 +113,7 @@ def _compare(
     scatter = Stage(f"semantic-runs.{label}", VERSION, cut_by, inside)
     scattered = [scatter, *round_stages(scatter, rounds, partition_bytes)]
     coarse = exchange.coarse_bounds(bounds, rounds.fanouts, 0)
-    memory = PROCESS_BYTES + 4 * k * dimensions + 4 * partition_bytes
+    memory = TORCH_BYTES + 8 * k * dimensions + 4 * partition_bytes
     tasks = []
     sizes = [i.documents * row_bytes for i in inputs]
     for i, (a, b) in enumerate(exchange.group_by_bytes(sizes, partition_bytes)):
@@ -134,7 +135,7 @@ def _compare(
             p, tuple(parts[p]), dimensions, greedy, home.bounds_first, partition_bytes, device.torch
         )
         documents = sum(run.partition_bytes[part] for run, part in parts[p]) // row_bytes
-        memory = PROCESS_BYTES + 4 * partition_bytes + 24 * documents
+        memory = TORCH_BYTES + 4 * partition_bytes + 24 * documents
         tasks.append(device.task(p, pairs_task, pairs_spec, memory))
     first = yield Request(pairs, tasks)
     stages = round_stages(pairs, home.rounds, partition_bytes)

@@ -43,8 +43,8 @@ from winnow.pipelines.examples import draw_limit
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.retention import curve_work
 from winnow.pipelines.semantic_words import CHARS, characteristic, document_counts
-from winnow.pipelines.standing import Standing, rows_of, texts_of
-from winnow.pipelines.vector_cut import bound_of, score_batches
+from winnow.pipelines.standing import Standing, rows_of, texts_of, verdict_name
+from winnow.pipelines.vector_cut import score_batches
 from winnow.shards import exchange, storage, tables
 
 VERSION = 1
@@ -83,20 +83,26 @@ class SizesSpec:
     index: int
     inputs: tuple[Standing, ...]
     scores: str
-    """Location of the stage."""
+    verdicts: str
+    """Locations of the stages."""
     clusters: int
-    cut: float
-    """Documents go whose score is above it."""
 
 
 def sizes_task(spec: SizesSpec, outputs: Outputs) -> dict[str, Any]:
     """Count, by cluster, the documents of some splits; returns how many there are."""
     counts = np.zeros((len(SIZES), spec.clusters), np.int64)
     for item in spec.inputs:
+        # Not by the score: of those that have the score of the last that stays, some go.
+        place = storage.join(spec.verdicts, verdict_name(item.source, item.split))
+        verdicts = tables.Aligned(tables.arrow_batches(place))
         for batch in score_batches(spec.scores, item):
-            there = batch.filter(pc.is_valid(batch.column("score")))
+            if not batch.num_rows:
+                continue
+            valid = batch.column("score").is_valid()
+            there = batch.filter(valid)
             cluster = there.column("cluster").to_numpy()
-            goes = there.column("score").to_numpy() > spec.cut
+            dropped = verdicts.take(batch.num_rows).column("dropped").filter(valid)
+            goes = dropped.to_numpy(zero_copy_only=False)
             counts[0] += np.bincount(cluster, minlength=spec.clusters)
             counts[1] += np.bincount(cluster[goes], minlength=spec.clusters)
             cosine = np.rint(there.column("similarity").to_numpy().astype(np.float64) * _STEPS_OF_ONE)
@@ -299,8 +305,7 @@ def report_work(
 
     upstream = (verdicts.stage.directory, scores.stage.directory)
     sizes = Stage(_named(final, f"{step}-cluster-sizes"), VERSION, {"clusters": clusters}, upstream)
-    cut = bound_of(eps) if eps is not None else math.inf
-    specs = [SizesSpec(i, part, scores.location, clusters, cut) for i, part in enumerate(parts)]
+    specs = [SizesSpec(i, part, scores.location, verdicts.location, clusters) for i, part in enumerate(parts)]
     memory = PROCESS_BYTES + 40 * clusters
     counted = yield Request(sizes, [Task(s.index, sizes_task, s, memory) for s in specs])
 

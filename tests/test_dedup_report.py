@@ -48,7 +48,7 @@ def test_steps_that_compare_vectors_tell_of_clusters_and_other_cuts():
     assert list(step_lines(STEPS[3])) == [
         "semantic clusters by number of documents: 1: 5, 32-63: 20; the largest has 60",
         "semantic: 25 of 28 clusters have documents; the cut is at eps 0.298",
-        "semantic would keep 80% at eps 0.298, 50% at eps 0.45",
+        "semantic would keep, at least, 80% at eps 0.298, 50% at eps 0.45",
         "semantic cluster 7: 60 documents, 31 go, mean cosine to the centroid 0.707: reef, \\x1bcoral",
         "semantic cluster 2: 32 documents, 0 go, mean cosine to the centroid 0.500: (no word tells it from others)",
     ]

@@ -408,7 +408,8 @@ def test_conservation_fails_loudly(corpus, tmp_path: Path, monkeypatch: pytest.M
     honest = tokens.texts_of
     monkeypatch.setattr(tokens, "texts_of", lossy)
     with pytest.raises(
-        RunError, match=r"source 'words': documents kept, and dropped by later steps \+ tokenized: \d+ against \d+"
+        RunError,
+        match=r"source 'words': documents kept, and dropped by later steps \+ tokenized: \d+ against \d+",
     ):
         make(root, tmp_path / "lossy")
     assert not (tmp_path / "lossy" / "manifest.json").exists()

@@ -20,7 +20,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from winnow.pipelines import open_run
+from winnow.pipelines.cluster import Inline
 from winnow.pipelines.corpus import run
+from winnow.pipelines.located import RecipeError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 
@@ -141,6 +143,11 @@ def test_a_share_is_exact_and_another_one_is_only_cut_anew(tmp_path, texts):
     assert len(dropped(tmp_path / "run")["prototypes"]) == left - -(-left // 2)
     assert first.redone["embeddings.default.s"] > 2
     assert not any(made(tmp_path, text, "run").redone.values())
+    elsewhere = text.replace("device: cpu", "device: gpu")
+    assert not any(made(tmp_path, elsewhere, "run").redone.values()), "vectors that are stored need no GPU"
+    if not Inline().capacity().gpus:
+        with pytest.raises(RecipeError, match=r"r.yaml:5:\d+: .*there is none that torch can use"):
+            made(tmp_path, elsewhere, "fresh")
 
     other = made(tmp_path, text.replace("0.8", "0.7"), "run")
     redone = {name for name, tasks in other.redone.items() if tasks}
