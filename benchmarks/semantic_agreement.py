@@ -57,7 +57,7 @@ def main() -> None:
         print(f"{len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} M characters: {counts}")
         by_minhash = dropped_by_minhash(out, given.model)
         scores, neighbours, clusters, vectors = semantic(out, given.model, "auto")
-        compare(by_minhash, scores, of)
+        compare(by_minhash, scores, neighbours, of)
         if given.examples:
             show(by_minhash, scores, neighbours, texts, given.examples)
         recall(clusters, vectors)
@@ -184,35 +184,41 @@ def kept(scores: np.ndarray, share: float) -> set[int]:
     return set(np.argsort(scores, kind="stable")[: int(np.ceil(share * len(scores)))].tolist())
 
 
-def compare(by_minhash: dict[int, int], scores: np.ndarray, of: list[str]) -> None:
-    """Print what each step drops alone, and what both do."""
-    print("\n| eps | semantic drops | both | only MinHash | only semantic | most of the last, by folder |")
+def compare(by_minhash: dict[int, int], scores: np.ndarray, neighbours: np.ndarray, of: list[str]) -> None:
+    """Print what each step finds alone, and what both do. A pair is found if either of its documents is dropped."""
+    print(
+        "\n| eps | semantic drops | MinHash drops | of these found by semantic | only semantic | by folder |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     mine = set(by_minhash)
     for eps in EPS:
         theirs = set(np.flatnonzero(scores > 1 - eps).tolist())
-        alone = Counter(of[i] for i in theirs - mine).most_common(4)
-        shown = ", ".join(f"{folder} {n}" for folder, n in alone)
-        print(
-            f"| {eps} | {len(theirs)} | {len(mine & theirs)} | {len(mine - theirs)} | {len(theirs - mine)} | {shown} |"
-        )
+        both = sum(i in theirs or j in theirs for i, j in by_minhash.items())
+        alone = alone_by_vectors(by_minhash, neighbours, theirs)
+        shown = ", ".join(f"{folder} {n}" for folder, n in Counter(of[i] for i in alone).most_common(4))
+        print(f"| {eps} | {len(theirs)} | {len(mine)} | {both} | {len(alone)} | {shown} |")
+
+
+def alone_by_vectors(by_minhash: dict[int, int], neighbours: np.ndarray, theirs: set[int]) -> list[int]:
+    """Documents that semantic drops for one, and of neither of which MinHash drops anything."""
+    return [i for i in sorted(theirs) if i not in by_minhash and int(neighbours[i]) not in by_minhash]
 
 
 def show(
     by_minhash: dict[int, int], scores: np.ndarray, neighbours: np.ndarray, texts: list[str], n: int
 ) -> None:
-    """Print a few documents that one step finds and the other does not."""
+    """Print a few pairs that one step finds and the other does not."""
     at = 1 - 0.1
-    only_semantic = [i for i in np.argsort(-scores).tolist() if scores[i] > at and i not in by_minhash]
-    by_jaccard = sorted((jaccard(texts[i], texts[neighbours[i]]), i) for i in only_semantic[:400])
-    print(f"\nfound by vectors alone (cosine above {at}), the least alike in words:")
+    theirs = set(np.flatnonzero(scores > at).tolist())
+    alone = alone_by_vectors(by_minhash, neighbours, theirs)
+    by_jaccard = sorted((jaccard(texts[i], texts[neighbours[i]]), i) for i in alone)
+    print(f"\nfound by vectors alone (cosine above {at}): {len(alone)}, of which the least alike in words")
     for found, i in by_jaccard[:n]:
         pair(texts[i], texts[neighbours[i]], f"cosine {scores[i]:.3f}, Jaccard {found:.2f}")
-    only_minhash = sorted((scores[i], i) for i in by_minhash if scores[i] <= at)
-    print("\nfound by MinHash alone, the least alike in vectors inside their cluster:")
-    for score, i in only_minhash[:n]:
-        other = texts[by_minhash[i]]
-        pair(texts[i], other, f"cosine to one before it {score:.3f}, Jaccard {jaccard(texts[i], other):.2f}")
+    missed = [(i, j) for i, j in by_minhash.items() if i not in theirs and j not in theirs]
+    print(f"\nfound by MinHash alone: {len(missed)}, for instance")
+    for i, j in missed[:n]:
+        pair(texts[i], texts[j], f"Jaccard {jaccard(texts[i], texts[j]):.2f}")
 
 
 def jaccard(a: str, b: str) -> float:

@@ -154,6 +154,11 @@ def prepare(
         own = embedding in recipe.embeddings
         place = ("embeddings", embedding, "device") if own else wanted(recipe)[embedding]
         documents = documents_of(planned, embedding)
+        if encoder.max_tokens < encoder.settings.max_tokens:
+            engine.progress.say(
+                f"embedding {embedding}: the model reads {encoder.max_tokens:,} tokens of a document, not "
+                f"{encoder.settings.max_tokens:,}"
+            )
         try:
             devices[embedding] = choose(embedding, encoder, engine.executor, documents, engine.progress.say)
         except DeviceError as error:

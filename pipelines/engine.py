@@ -200,4 +200,5 @@ def _label(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     kinds = sorted({n.split(".", 1)[0] for n in names})
-    return f"{', '.join(kinds)} of {len(names)} sources"
+    owners = {n.rsplit(".", 1)[-1] for n in names}
+    return f"{', '.join(kinds)} of {len(owners)} sources" if len(owners) > 1 else names[0]

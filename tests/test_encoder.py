@@ -207,7 +207,7 @@ def test_attention_over_all_documents_at_once_gets_their_edges(tmp_path, monkeyp
     monkeypatch.setattr(bert, "ROWS", 1)
     monkeypatch.setattr(encoder, "PROBE", int(LENGTHS.max()))
     monkeypatch.setattr(
-        bert, "_attention", lambda device, dtype, size: lambda lengths, shape: bert._attend_at_once(attend, lengths, device)
+        bert, "_attention", lambda device, *_: lambda lengths, shape: bert._attend_at_once(attend, lengths, device)
     )  # fmt: skip
     ids, ends = documents()
     found = Encoder(str(tmp_path), "mean", "cpu", "float32").vectors(ids, ends)

@@ -315,7 +315,8 @@ def test_a_run_that_died_chooses_the_same_splits(root, tmp_path, monkeypatch):
     made = make(root, tmp_path / "died", how, more)
     assert chosen(made) == chosen(straight)
     assert made.mixture == straight.mixture
-    assert sum(made.redone.values()) == sum(straight.redone.values()) - done
+    # The tokenizer's stage was copied from the first run, which may have had to make it.
+    assert sum(made.redone.values()) == sum(straight.redone.values()) - straight.redone["tokenizer"] - done
 
 
 def test_too_few_tokens_read_all_and_are_said(root, tmp_path, whole):
