@@ -111,7 +111,8 @@ def train(kind: Kind, vectors: np.ndarray, targets: np.ndarray, options: HeadOpt
     Memory beside the vectors: of `linear` 8 d² bytes; of `logistic` a few numbers for each example; of `forest` its
     trees, which without a `depth` may have two nodes for each example.
 
-    targets : bool[n], which examples are good; or, not for `logistic`, float64[n], their scores.
+    targets : bool[n], which examples are good (`linear` is to give these 1, the others 0); or, not for `logistic`,
+        float64[n], their scores.
 
     Raises HeadError where the examples are of one class, there is none, or the numbers do not settle.
     """

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
+
+USED = {"logistic": ("l2",), "linear": ("l2",), "forest": ("trees", "depth", "min_leaf", "seed")}
+"""The options that each head has."""
 
 
 class HeadOptions(BaseModel):
@@ -20,3 +25,7 @@ class HeadOptions(BaseModel):
     """Examples in a leaf of a forest's tree, at least."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Of a forest."""
+
+    def of(self, head: str) -> dict[str, Any]:
+        """Those that a head has, as JSON can say them."""
+        return self.model_dump(mode="json", include=set(USED[head]))

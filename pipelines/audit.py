@@ -28,6 +28,7 @@ from winnow.filters.catalogue import Segment
 from winnow.filters.evidence import evidence
 from winnow.filters.quality import bounds
 from winnow.filters.rules import Rule, Signal
+from winnow.pipelines import quality_step
 from winnow.pipelines.documents import name
 from winnow.pipelines.dropped import SAMPLE_SEED
 from winnow.pipelines.earlier import shown_name
@@ -72,7 +73,7 @@ class Dropped:
     signals: dict[str, Any]
     """What the score is made of, and what else was measured for it."""
     survivor: Place | None
-    """Of a duplicate: the document that is kept instead."""
+    """Of a duplicate: the document that is kept instead; of `semantic`: what it is most like, which may be dropped."""
     characters: int | None
     """Of the text; None for a row that is no document."""
     excerpt: str
@@ -146,7 +147,7 @@ def segments_of(run: FinishedRun, source: str) -> tuple[Segment, ...]:
 
 
 def reasons_named(run: FinishedRun, wanted: str) -> set[str]:
-    """The reasons in the report that a rule's name, a filter's name, or a step of dedup means.
+    """The reasons in the report that a rule's name, a filter's name, a step of dedup, or `quality` means.
 
     Raises UnknownError for a name that this run does not have.
     """
@@ -154,13 +155,18 @@ def reasons_named(run: FinishedRun, wanted: str) -> set[str]:
     for facts in run.mixture["sources"]:
         reasons |= set(facts["lost"])
     uses = [use for source in run.recipe.sources.values() for use in source.quality]
-    reasons |= {r.name for use in uses for r in bounds(use.classifier, Signal(use.classifier), use)}
+    judged = {r.name for use in uses for r in bounds(use.classifier, Signal(use.classifier), use)}
+    reasons |= judged
     reasons |= {step.name for step in run.recipe.dedup_steps()}
     if wanted in reasons:
         return {wanted}
-    if named := {reason for reason in reasons if reason.startswith(wanted + ".")}:
+    named = {reason for reason in reasons if reason.startswith(wanted + ".")}
+    if wanted == quality_step.KIND:
+        named |= judged
+    if named:
         return named
     filters = {reason.rpartition(".")[0] for reason in reasons if "." in reason}
+    filters |= {quality_step.KIND} if judged else set()
     hint = nearest(wanted, sorted(filters | reasons), "this run's are")
     raise UnknownError(f"no filter {wanted!r} drops documents in this run{hint}")
 
@@ -182,7 +188,8 @@ def sample_dropped(
 ) -> list[Dropped]:
     """Up to n dropped documents, in an order of the seed's; more of them begin with the same ones.
 
-    wanted : a rule, a filter (all its rules), a step of dedup, or a reason why a row is no document.
+    wanted : a rule, a filter (all its rules), `quality` (all bounds on embedding classifiers), a step of dedup, or a
+        reason why a row is no document.
     source : only of this source.
     seed : default: the run's own.
 

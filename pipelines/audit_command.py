@@ -8,20 +8,23 @@ import typer
 from winnow.pipelines.json_output import JsonOption, print_json
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory or URL.")]
-SHOWN_PAIRS = 5
-"""Of `audit --duplicates`, and documents of `audit --semantic`."""
+SHOWN = 5
+"""Of a sample without a size: documents, or pairs of them."""
 
 
 def audit(
     run: RunArgument,
     filter_: Annotated[
         str | None,
-        typer.Option("--filter", help="A rule, a filter (all its rules), or a step of dedup; with --sample."),
+        typer.Option("--filter", help="A rule, a filter (all its rules), a step of dedup, or quality."),
     ] = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Show so many documents that --filter dropped, or pairs.")
+        int | None,
+        typer.Option(
+            min=1, help=f"Show so many documents that --filter dropped, or pairs; default: {SHOWN}."
+        ),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Only documents of this source; with --sample.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only documents of this source; with --filter.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the sample; default: the run's.")] = None,
     doc: Annotated[
         str | None, typer.Option(help="Id of a document: what became of it, and by which numbers?")
@@ -31,8 +34,8 @@ def audit(
         bool,
         typer.Option(
             "--duplicates",
-            help="Show duplicates beside the documents kept instead (--sample of them, 5 unless said, by the step "
-            "--filter), or with --doc all that were dropped for that document.",
+            help="Show duplicates beside the documents kept instead (--sample of them, by the step --filter), or "
+            "with --doc all that were dropped for that document.",
         ),
     ] = False,
     semantic: Annotated[
@@ -40,7 +43,7 @@ def audit(
         typer.Option(
             "--semantic",
             help="Show the documents nearest to the cut of a step that compares vectors (--filter semantic or "
-            "prototypes), half of them dropped and half kept, --sample of them, 5 unless said.",
+            "prototypes), half of them dropped and half kept, --sample of them.",
         ),
     ] = False,
     json: JsonOption = False,
@@ -61,15 +64,19 @@ def audit(
     if duplicates:
         _audit_duplicates(run, filter_, sample, source, seed, doc, json=json)
         return
-    if (filter_ is None) != (sample is None) or (doc is not None and sample is not None):
-        raise typer.BadParameter("give --filter and --sample, or --doc, or neither")
-    if sample is None and (source is not None or seed is not None):
-        raise typer.BadParameter("--source and --seed are about a sample: give --filter and --sample, too")
+    if filter_ is None and sample is not None:
+        raise typer.BadParameter(
+            "--sample says how many to show of what --filter dropped: give --filter, too"
+        )
+    if filter_ is not None and doc is not None:
+        raise typer.BadParameter("--doc shows one document, --filter some that it dropped: give one of them")
+    if filter_ is None and (source is not None or seed is not None):
+        raise typer.BadParameter("--source and --seed are about a sample: give --filter, too")
     if text and doc is None:
         raise typer.BadParameter("--text is about one document: give --doc, too")
     opened = open_run(run)
-    if filter_ is not None and sample is not None:
-        documents = sample_dropped(opened, filter_, sample, source, seed)
+    if filter_ is not None:
+        documents = sample_dropped(opened, filter_, sample or SHOWN, source, seed)
         if json:
             print_json([asdict(document) for document in documents])
         else:
@@ -115,7 +122,7 @@ def _audit_duplicates(
         else:
             audit_pairs_report.print_cluster(doc, members)
         return
-    pairs = audit_pairs.sample_pairs(opened, sample or SHOWN_PAIRS, source, seed, step)
+    pairs = audit_pairs.sample_pairs(opened, sample or SHOWN, source, seed, step)
     if json:
         print_json([asdict(pair) for pair in pairs])
     else:
@@ -130,7 +137,7 @@ def _audit_semantic(
     from winnow.pipelines import audit_semantic, audit_semantic_report
     from winnow.pipelines.finished import open_run
 
-    found = audit_semantic.nearest_cut(open_run(run), sample or SHOWN_PAIRS, source, seed, step)
+    found = audit_semantic.nearest_cut(open_run(run), sample or SHOWN, source, seed, step)
     if json:
         print_json([asdict(near) for near in found])
     else:

@@ -1,7 +1,8 @@
 """What became of one document, and by which numbers?
 
 Its story goes through the stages: what every segment of filters measured and decided, what rewriting removed, whether
-dedup kept another one in its place, and which samples it is in. The id tells the file; the split is found by halving
+dedup kept another one in its place, what it is like and what classifiers on embeddings gave it, where these scores are
+still stored, and which samples it is in. The id tells the file; the split is found by halving
 (split_rows.py), so that about log2(splits) ids and one split's rows are read, and of its text nothing unless it is
 asked for.
 """
@@ -9,17 +10,20 @@ asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 from winnow.filters.catalogue import Segment
-from winnow.filters.rules import Rule, score_of
+from winnow.filters.quality import bounds
+from winnow.filters.rules import Cut, Rule, Signal, decide, score_of
 from winnow.pipelines import quality_step
 from winnow.pipelines.audit import Place, place_of, segments_of, survivor_place
+from winnow.pipelines.audit_semantic import cut_of, identity_of, scores_of_step
+from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.documents import name, numbers
 from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.split_rows import (
@@ -33,7 +37,9 @@ from winnow.pipelines.split_rows import (
 )  # fmt: skip
 from winnow.pipelines.standing import step_of, verdict_name
 from winnow.pipelines.tracing import DocumentTrace, Tracer
-from winnow.shards import storage
+from winnow.pipelines.vector_scores import score_name as vector_score_name
+from winnow.pipelines.verdicts import draws_of
+from winnow.shards import storage, tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +74,23 @@ class SegmentStory:
 
 @dataclass(frozen=True, slots=True)
 class StepStory:
-    """A step of dedup and what it said of the document."""
+    """A step of dedup, or `quality`, and what it said of the document."""
 
     step: str
     dropped: bool
     survivor: Place | None
-    """Of a duplicate: the document that is kept instead."""
+    """Of a duplicate: the document that is kept instead. Of `semantic`, where its scores are stored: the one before it
+    that it is most like, which may be dropped itself."""
     score: float | None
+    """Of a document that a step leaves: that of a step that compares vectors, where its scores are stored."""
+    threshold: float | None
+    """The bound of that score: of a step that compares vectors the highest that stays."""
     detail: str | None
     cut_bytes: int
+    scores: Mapping[str, float] | None = None
+    """Of `quality`, by classifier, where they are stored; without a bound, too."""
+    rules: tuple[RuleStory, ...] = ()
+    """Of `quality`, where its scores are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +171,13 @@ def _came_through(
     reason = part.rules[verdict["first"]].name if dropped else None
     end = "dropped" if dropped else "kept"
     if steps and steps[-1].dropped:
-        judged = steps[-1].step == quality_step.KIND
-        end, reason = ("dropped", steps[-1].detail) if judged else ("duplicate", None)
+        last_step = steps[-1]
+        if last_step.step == quality_step.KIND:
+            end, reason = "dropped", last_step.detail
+        elif last_step.step in WITH_VECTORS:
+            end, reason = "dropped", last_step.step
+        else:
+            end = "duplicate"
     row = table.to_pylist()[0]
     return DocumentStory(
         place=place,
@@ -180,16 +199,63 @@ def _steps(run: FinishedRun, place: Place, split: int, number: int) -> Iterator[
         file = storage.join(step, verdict_name(place.source, split))
         verdict = aligned_rows(file, [number])[number].to_pylist()[0]
         survivor, cuts = verdict["survivor"], verdict["cuts"] or []
-        yield StepStory(
+        story = StepStory(
             step=step_of(step),
             dropped=verdict["dropped"],
             survivor=survivor_place(run, survivor, verdict["detail"]),
             score=verdict["score"],
+            threshold=None,
             detail=verdict["detail"],
             cut_bytes=sum(cuts[1::2]) - sum(cuts[0::2]),
         )
-        if verdict["dropped"]:
+        if story.step in WITH_VECTORS:
+            story = _with_vectors(run, story, step, place, split, number)
+        elif story.step == quality_step.KIND:
+            story = _with_rules(run, story, step, place, split, number)
+        yield story
+        if story.dropped:
             return
+
+
+def _with_vectors(
+    run: FinishedRun, story: StepStory, step: str, place: Place, split: int, number: int
+) -> StepStory:
+    """What a step that compares vectors said, with where it cuts, and the stored score of a document that stays."""
+    story = replace(story, threshold=cut_of(step))
+    file = storage.join(scores_of_step(step), vector_score_name(place.source, split))
+    if story.dropped or not storage.exists(file):
+        return story
+    row = aligned_rows(file, [number])[number].to_pylist()[0]
+    return replace(story, score=row["score"], survivor=survivor_place(run, row["neighbour"], None))
+
+
+def _with_rules(
+    run: FinishedRun, story: StepStory, step: str, place: Place, split: int, number: int
+) -> StepStory:
+    """What `quality` said, with every bound that it held the document against."""
+    identity = identity_of(step)
+    uses = run.recipe.sources[place.source].quality
+    stages = {stage.rpartition("-")[0]: stage for stage in identity["inputs"]}
+    signals: dict[str, np.ndarray] = {}
+    for classifier in dict.fromkeys(use.classifier for use in uses):
+        stage = stages[quality_step.scores_stage(classifier, place.source)]
+        file = storage.join(run.location, "stages", stage, quality_step.score_name(split))
+        if not storage.exists(file):
+            return story
+        scores = aligned_rows(file, [number])[number].column("score")
+        signals[classifier] = scores.to_numpy(zero_copy_only=False)
+    rules = [rule for use in uses for rule in bounds(use.classifier, Signal(use.classifier), use)]
+    stored = identity["settings"].get("cuts", [])
+    id_ = pa.record_batch({"id": pa.array([bytes.fromhex(place.document)], tables.ID)})
+    draws = draws_of(id_, identity["settings"].get("seed", 0))
+    cuts = {index: Cut(score, draw) for index, score, draw in stored}
+    verdicts = decide(rules, signals, 1, cuts, draws)
+    first, failing = int(verdicts.first[0]), int(verdicts.failing[0])
+    values = {classifier: float(scores[0]) for classifier, scores in signals.items()}
+    lowest = {index: cut.score for index, cut in cuts.items()}
+    found = _rules(rules, signals, values, first, failing, lowest)
+    threshold = float(verdicts.threshold[0]) if first >= 0 else None
+    return replace(story, threshold=threshold, rules=found, scores=values)
 
 
 def _early_segments(run: FinishedRun, place: Place, split: int) -> tuple[SegmentStory, ...]:
@@ -223,15 +289,26 @@ def _segment(
     own = ("id", "key", "meta", "text_hash", "text_bytes")
     values = {signal: column[0].as_py() for signal, column in signals.items() if signal not in own}
     needed = numbers({s: column for s, column in signals.items() if s in part.needed})
-    rules = tuple(
-        _rule(rule, needed, values, passes=not failing >> i & 1, dropped=i == first, cut=cuts.get(i))
-        for i, rule in enumerate(part.rules)
-    )
+    rules = _rules(part.rules, needed, values, first, failing, cuts)
     return SegmentStory(
         rewriter=rewriter,
         removed_chars=values.pop(f"{rewriter}.removed_chars") if rewriter else None,
         signals=values,
         rules=rules,
+    )
+
+
+def _rules(
+    rules: Sequence[Rule],
+    signals: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+    first: int,
+    failing: int,
+    cuts: Mapping[int, float],
+) -> tuple[RuleStory, ...]:
+    return tuple(
+        _rule(rule, signals, values, passes=not failing >> i & 1, dropped=i == first, cut=cuts.get(i))
+        for i, rule in enumerate(rules)
     )
 
 

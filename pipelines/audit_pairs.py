@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from winnow.pipelines.audit import Place, earlier_runs, place_of, sample_of
+from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.documents import name
 from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.located import nearest
@@ -44,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A document that was dropped for another one."""
+    """A document that was dropped for another one, or by `semantic`, being most like it."""
 
     place: Place
     step: str
@@ -61,7 +62,13 @@ def sample_pairs(
     Raises UnknownError for a source or step that is not in the run, or where no step of it names survivors;
     NotFinishedError when a stage is not there.
     """
-    steps = [s.name for s in run.recipe.dedup_steps() if s.name in NAMING]
+    every = [s.name for s in run.recipe.dedup_steps()]
+    steps = [name for name in every if name in NAMING]
+    if step in WITH_VECTORS and step in every:
+        raise UnknownError(
+            f"{step!r} names no survivors: what a document is like may go itself; "
+            f"`--semantic --filter {step}` shows the documents nearest to the cut"
+        )
     if not steps:
         raise UnknownError("no step of this run's dedup names survivors; exact and minhash do")
     if step is not None and step not in steps:
@@ -108,6 +115,8 @@ def _text(run: FinishedRun, place: Place) -> str | None:
 
 def cluster_of(run: FinishedRun, document: str) -> list[Member]:
     """All documents of the run that were dropped for this one, in the order of sources, files and positions.
+
+    Those among them that `semantic` dropped are most like it; it may have been dropped itself.
 
     Reads the survivors' column of the whole report. Raises UnknownError for an id that is none.
     """

@@ -6,12 +6,14 @@ with everything that a terminal would obey written out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from winnow.pipelines import quality_step
 from winnow.pipelines.audit import Dropped, Place
 from winnow.pipelines.audit_document import DocumentStory, RuleStory, SegmentStory, StepStory
+from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.numbers import show_bytes
 from winnow.pipelines.report import new_table, output
 
@@ -112,6 +114,8 @@ def _dropped_lines(number: int, document: Dropped) -> Iterator[str]:
     yield f"{number}. {shown_place(document.place)}{key}"
     if document.stage == "read":
         yield f"   no document: {document.filter}"
+    elif document.filter in WITH_VECTORS:
+        yield f"   {_by_vectors(document.filter, document.survivor, document.score, document.threshold, dropped=True)}"
     elif document.stage == "dedup":
         score = f" ({document.score:.3f})" if document.score is not None else ""
         whose = f" duplicate of {shown_place(document.survivor)}" if document.survivor is not None else ""
@@ -127,6 +131,24 @@ def _dropped_lines(number: int, document: Dropped) -> Iterator[str]:
         yield f"   evidence: {shown}"
     yield from _excerpt_lines(document)
     yield ""
+
+
+def _by_vectors(
+    step: str, like: Place | None, score: float | None, cut: float | None, *, dropped: bool
+) -> str:
+    """What a step that compares vectors says of a document, and on which side of its cut that is."""
+    if score is None:
+        return step
+    side = ""
+    if cut is not None:
+        side = f", {'above' if score > cut else 'below' if score < cut else 'at'} {cut:.4f}"
+    if like is not None:
+        # Not a survivor: of documents that are alike, each goes for the one before it.
+        fate = ", which may be dropped itself" if dropped else ""
+        return f"{step}: like {shown_place(like)} (cosine {score:.4f}{side}){fate}"
+    if step == "semantic":
+        return f"{step}: no document before it in its cluster"
+    return f"{step}: cosine to its centroid {score:.4f}{side}"
 
 
 def _excerpt_lines(document: Dropped) -> Iterator[str]:
@@ -159,7 +181,7 @@ def _number(value: float) -> str:
     return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
 
 
-def _values(signals: dict[str, Any]) -> str:
+def _values(signals: Mapping[str, Any]) -> str:
     return ", ".join(f"{signal} {_value(value)}" for signal, value in signals.items())
 
 
@@ -194,6 +216,10 @@ def print_story(story: DocumentStory, console: Console | None = None) -> None:
     print(f"{shown_place(story.place)}{key}")
     for number, segment in enumerate(story.segments, 1):
         _print_segment(number, segment, console)
+    for step in story.steps:
+        if step.scores:
+            print(f"{step.step}\n  scores: {_values(step.scores)}")
+            _print_rules(step.rules, console)
     print("\n".join(_end_lines(story)))
     if story.text is not None:
         print(f"\n{story.text}")
@@ -205,13 +231,17 @@ def _print_segment(number: int, segment: SegmentStory, console: Console) -> None
         print(f"  {segment.rewriter} removed {segment.removed_chars:,} characters")
     if segment.signals:
         print(f"  signals: {_values(segment.signals)}")
-    if not segment.rules:
+    _print_rules(segment.rules, console)
+
+
+def _print_rules(rules: Sequence[RuleStory], console: Console) -> None:
+    if not rules:
         return
     table = new_table("")
     table.title = None
     for column in ("rule", "score", "bound", "verdict", "from"):
         table.add_column(column, justify="right" if column == "score" else "left", no_wrap=True)
-    for rule in segment.rules:
+    for rule in rules:
         score = "" if rule.score is None else _number(rule.score)
         detail = _plain(_said(rule.detail))
         table.add_row(rule.rule, score + detail, _bound(rule), _verdict(rule), _plain(rule.source))
@@ -237,7 +267,13 @@ def _verdict(rule: RuleStory) -> str:
 def _step_lines(step: StepStory) -> Iterator[str]:
     """What a step of dedup did to a document, where it did something."""
     score = f" ({step.score:.3f})" if step.score is not None else ""
-    if step.dropped and step.survivor is not None:
+    if step.step in WITH_VECTORS:
+        by = "dropped by " if step.dropped else ""
+        if step.dropped or step.score is not None:
+            yield by + _by_vectors(step.step, step.survivor, step.score, step.threshold, dropped=step.dropped)
+    elif step.dropped and step.step == quality_step.KIND:
+        yield f"dropped by {step.detail}: {_against(step.score, step.threshold)}"
+    elif step.dropped and step.survivor is not None:
         yield f"{step.step} duplicate of {shown_place(step.survivor)}{score}"
     elif step.dropped:
         yield f"dropped by {step.step}{score}{_said(step.detail)}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -51,6 +52,8 @@ class Near:
     """A document near the cut."""
 
     step: str
+    group: tuple[str, ...]
+    """The sources that were compared."""
     dropped: bool
     score: float
     cut: float
@@ -77,6 +80,8 @@ class _Source:
 
     name: str
     number: int
+    group: tuple[str, ...]
+    """The sources that the step compared with it, and itself."""
     verdicts: str
     scores: str
     """Locations of the stages."""
@@ -122,19 +127,37 @@ def _step(run: FinishedRun, wanted: str | None) -> str:
 
 
 def _sources(run: FinishedRun, step: str, names: Sequence[str]) -> Iterator[_Source]:
-    stages = storage.join(run.location, "stages")
     for number, source in enumerate(names):
         for directory in run.places[source]["dedup"]:
             if step_of(directory) == step:
-                verdicts = storage.join(stages, directory)
-                place = storage.join(verdicts, "stage.json")
-                with readable(place):
-                    inputs = orjson.loads(storage.read_bytes(place))["inputs"]
-                scores = storage.join(stages, next(i for i in inputs if step_of(i) == f"{step}-scores"))
-                eps = next((r.counts["eps"] for r in recorded(verdicts).values()), None)
+                verdicts = storage.join(run.location, "stages", directory)
+                group = tuple(identity_of(verdicts)["settings"]["group"])
+                cut = cut_of(verdicts)
                 # Without any document that stands there is no cut, and nothing near it.
-                cut = bound_of(eps) if eps is not None else 0.0
-                yield _Source(source, number, verdicts, scores, cut, splits_of(run, source))
+                bound = cut if cut is not None else 0.0
+                yield _Source(
+                    source, number, group, verdicts, scores_of_step(verdicts), bound, splits_of(run, source)
+                )
+
+
+def identity_of(stage: str) -> dict[str, Any]:
+    """The `stage.json` of a stage at a location. Raises NotFinishedError."""
+    place = storage.join(stage, "stage.json")
+    with readable(place):
+        return orjson.loads(storage.read_bytes(place))
+
+
+def scores_of_step(verdicts: str) -> str:
+    """Location of the scores that the verdicts of a step that compares vectors were made of."""
+    stages, _, directory = verdicts.rpartition("/")
+    wanted = f"{step_of(directory)}-scores"
+    return storage.join(stages, next(i for i in identity_of(verdicts)["inputs"] if step_of(i) == wanted))
+
+
+def cut_of(verdicts: str) -> float | None:
+    """The highest score that stays by the verdicts of such a step; None where no document stood."""
+    eps = next((r.counts["eps"] for r in recorded(verdicts).values()), None)
+    return bound_of(eps) if eps is not None else None
 
 
 # ---- the nearest ---------------------------------------------------------------------------------------------
@@ -234,6 +257,7 @@ def _near(
     other_key, other = _read(run, neighbour) if neighbour is not None else (None, "")
     return Near(
         step=step,
+        group=source.group,
         dropped=bool(row["dropped"]),
         score=float(row["score"]),
         cut=source.cut,

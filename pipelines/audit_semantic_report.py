@@ -1,7 +1,8 @@
 """How are the documents shown that are nearest to the cut of a step that compares vectors?
 
-One below the other, from the highest score down. With a neighbour: two columns, as duplicates beside their survivors
-are shown (audit_pairs_report.py). Without: the cluster's words and the beginning of the text.
+Group by group of sources, one below the other, from the highest score down. With a neighbour: two columns, as
+duplicates beside their survivors are shown (audit_pairs_report.py). Without: the cluster's words and the beginning of
+the text.
 """
 
 from __future__ import annotations
@@ -12,30 +13,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from winnow.pipelines.audit import Place
-from winnow.pipelines.audit_pairs_report import add_blocks
+from winnow.pipelines.audit_pairs_report import add_blocks, two_columns
 from winnow.pipelines.audit_report import printable, shown_place
 from winnow.pipelines.audit_semantic import Near
-from winnow.pipelines.report import output
+from winnow.pipelines.dedup_report import named
 
 
 def print_near(found: Sequence[Near], console: Console | None = None) -> None:
     """Documents on both sides of the cut."""
-    console = console or output()
+    console = console or two_columns()
     if not found:
         console.print("no document was compared with another")
         return
-    shown_cut: float | None = None
-    for number, near in enumerate(found, 1):
-        if near.cut != shown_cut:
-            shown_cut = near.cut
-            # A share is exact: of documents with the cosine of the last one that stays, some go.
-            tied = any(other.dropped and other.score <= other.cut == near.cut for other in found)
-            more = ", and of those with just that some, by a hash" if tied else ""
-            console.print(
-                f"{near.step}: documents with a cosine above {near.cut:.4f} are dropped{more}",
-                highlight=False,
-            )
-        console.print(near_table(number, near))
+    number = 0
+    for group in dict.fromkeys(near.group for near in found):
+        of_group = [near for near in found if near.group == group]
+        console.print(_heading(of_group), highlight=False, markup=False, soft_wrap=True)
+        for near in of_group:
+            number += 1
+            console.print(near_table(number, near))
+
+
+def _heading(found: Sequence[Near]) -> str:
+    """What the cut is, of documents that were compared with each other."""
+    near = found[0]
+    # A share is exact: of documents with the cosine of the last one that stays, some go.
+    tied = any(other.dropped and other.score <= other.cut for other in found)
+    more = ", and of those with just that some, by a hash" if tied else ""
+    cosine = "cosine" if near.step == "semantic" else "cosine to their centroid"
+    return f"{named(near.step, near.group)}: documents with a {cosine} above {near.cut:.4f} are dropped{more}"
 
 
 def near_table(number: int, near: Near) -> Table:

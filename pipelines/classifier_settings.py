@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 from winnow.filters.classifier_training import TrainingOptions
 from winnow.filters.embedding_settings import DEFAULT
-from winnow.filters.head_settings import HeadOptions
+from winnow.filters.head_settings import USED, HeadOptions
 from winnow.filters.quality import Bounds
 from winnow.pipelines.source_settings import (
     Count,
@@ -24,6 +25,7 @@ EXAMPLES = ("positive", "negative")
 """The two classes of a classifier."""
 SCORED = "scored"
 """Examples with a score each, in place of the two classes."""
+BOUNDS = ("min_score", "max_score", "keep_fraction")
 
 
 class Examples(Settings):
@@ -60,8 +62,9 @@ class EmbeddingClassifier(Settings):
     embedding: Text = DEFAULT
     """Which of the recipe's `embeddings`."""
     head: Literal["logistic", "linear", "forest"] = "logistic"
-    """`logistic`: the score is the probability of the good class. `linear`: ridge regression, as FineWeb-Edu's head.
-    `forest`: a random forest, as phi-1's classifier."""
+    """`logistic`: the score is the probability of the good class. `linear`: ridge regression on the scores of examples,
+    as FineWeb-Edu's head; of two classes a good example is to get 1 and a bad one 0, and scores may lie outside.
+    `forest`: a random forest, as phi-1's classifier; of two classes its score is a probability, too."""
     positive: dict[SourceName, Examples] = Field(default={})
     """Documents like those to keep."""
     negative: dict[SourceName, Examples] = Field(default={})
@@ -74,6 +77,23 @@ class EmbeddingClassifier(Settings):
     heldout: Annotated[Fraction, Field(gt=0, lt=1)] = 0.1
     """Share of the examples that the classifier is tested on, and not trained."""
     options: HeadOptions = HeadOptions.model_validate({})
+    """Of the head."""
+
+    @field_validator("options")
+    @classmethod
+    def _options_are_those_of_the_head(cls, options: HeadOptions, info: ValidationInfo) -> HeadOptions:
+        if "head" not in info.data:  # which is a mistake of its own
+            return options
+        head = info.data["head"]
+        if others := sorted(options.model_fields_set - set(USED[head])):
+            raise ValueError(
+                f"a {head} head has no {' and no '.join(others)}; it has {', '.join(USED[head])}"
+            )
+        return options
+
+    @field_serializer("options")
+    def _used_options(self, options: HeadOptions) -> dict[str, Any]:
+        return options.of(self.head)
 
     @model_validator(mode="after")
     def _examples_are_of_one_kind(self) -> EmbeddingClassifier:
@@ -91,9 +111,39 @@ class EmbeddingClassifier(Settings):
         """The kinds of examples that it has."""
         return (SCORED,) if self.scored else EXAMPLES
 
+    @property
+    def probabilities(self) -> bool:
+        """Whether its scores are probabilities, so from 0 to 1."""
+        return self.head == "logistic" or (self.head == "forest" and not self.scored)
+
 
 class Quality(Bounds):
     """Keeps documents by the score of a classifier on embeddings; without a bound all, and their scores are stored."""
 
     classifier: SourceName
     """One of the recipe's `embedding_classifiers`."""
+
+
+def quality_mistakes(
+    uses: Sequence[Quality], classifiers: Mapping[str, EmbeddingClassifier]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(place in it, what is wrong) of a source's `quality`: bounds that are there twice, or that nothing passes.
+
+    A classifier that is not among `classifiers` may have any scores.
+    """
+    seen: set[tuple[str, str]] = set()
+    for i, use in enumerate(uses):
+        for bound in BOUNDS:
+            if getattr(use, bound) is not None:
+                if (use.classifier, bound) in seen:
+                    yield (i, bound), f"there is a {bound} of {use.classifier!r} above; one is enough"
+                seen.add((use.classifier, bound))
+        if use.classifier not in classifiers or not classifiers[use.classifier].probabilities:
+            continue
+        outside = {"min_score": (use.min_score or 0) > 1, "max_score": (use.max_score or 0) < 0}
+        for bound in (bound for bound, is_outside in outside.items() if is_outside):
+            limit = getattr(use, bound)
+            yield (
+                (i, bound),
+                f"nothing passes {limit:g}: the scores of {use.classifier!r} are probabilities, from 0 to 1",
+            )

@@ -397,6 +397,7 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
         settings = {"text": recipe.dropped_text, "seed": recipe.seed}
         upstream = [done.stage.directory for done in (source.filters, *source.steps)]
         stage = Stage(f"dropped.{source.name}", dropped.VERSION, settings, tuple(upstream))
+        thresholds = dropped.thresholds_of(source.steps)
         specs = [
             dropped.DroppedSpec(
                 standing=standing,
@@ -404,6 +405,7 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
                 rules=filtering.parts_of(recipe, source.filter_settings)[-1].rules,
                 text=recipe.dropped_text,
                 seed=recipe.seed,
+                thresholds=thresholds,
             )
             for standing in standings(source)
         ]

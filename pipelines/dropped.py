@@ -2,7 +2,9 @@
 
 Columns: id, key, stage (`read`, `filters`, `dedup`, `quality`), filter (the reason, the first failing rule, the step of
 dedup), detail (what some filters and steps say beside the score: a language, another library's reason, a benchmark's
-item), score, threshold, failing (all failing rules), survivor (the document that dedup keeps instead), text, raw.
+item), score, threshold (the bound that the score crossed, of rules and of steps that compare vectors, where it is the
+highest cosine that stays), failing (all failing rules), survivor (the document that dedup keeps instead; of `semantic`
+the one before it that it is most like, which may be dropped itself), text, raw.
 `text` is there for a seeded sample per filter and split (`dropped_text: sample`), for all, or for none; `raw` is the
 bytes of a malformed row, at most 64 KiB. For `read` the score is the row's size in bytes.
 
@@ -11,21 +13,26 @@ Memory: one Arrow batch of text, the ids of what a split dropped, and the sample
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from winnow.filters.rules import Rule
 from winnow.pipelines import quality_step
+from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.documents import LOST_SCHEMA, details_of, failing_names, lost_batch, name
 from winnow.pipelines.records import Outputs
 from winnow.pipelines.standing import Standing, step_of, verdict_name
+from winnow.pipelines.vector_cut import bound_of
 from winnow.shards import storage, tables
 
-VERSION = 4
+if TYPE_CHECKING:
+    from winnow.pipelines.engine import Done
+
+VERSION = 5
 SAMPLES_PER_FILTER = 64
 """Texts kept per source and filter, spread over its splits; at least one a split."""
 SAMPLE_SEED = 0x73616D706C65
@@ -42,6 +49,28 @@ class DroppedSpec:
     """Of the last segment."""
     text: str
     seed: int
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """`thresholds_of` the steps that the source went through."""
+
+
+def thresholds_of(steps: Iterable[Done]) -> dict[str, float]:
+    """The bounds of steps that have one for all documents, by what `filter` says of a document that crosses it.
+
+    Of a step that compares vectors the highest score that stays, by its name; of `quality` each rule's bound, of a rule
+    that keeps a share the lowest score that passes.
+    """
+    found: dict[str, float] = {}
+    for done in steps:
+        if done.stage.kind in WITH_VECTORS:
+            # The same in every record; there is none where no document stood.
+            eps = next((record.counts["eps"] for record in done.records), None)
+            found |= {} if eps is None else {done.stage.kind: bound_of(eps)}
+        elif done.stage.kind == quality_step.KIND:
+            cuts = {index: score for index, score, _ in done.stage.settings.get("cuts", ())}
+            for index, (rule, minimum, maximum, *_) in enumerate(done.stage.settings["rules"]):
+                bound = cuts.get(index, minimum if minimum is not None else maximum)
+                found |= {} if bound is None else {rule: bound}
+    return found
 
 
 def dropped_task(spec: DroppedSpec, outputs: Outputs) -> dict[str, Any]:
@@ -111,7 +140,7 @@ def _dropped_later(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.R
     for n, texts in _text_batches(spec, with_text):
         row, verdict = rows.take(n), verdicts.take(n)
         parts = [_by_filters(rules, row, verdict)]
-        parts += [_by_step(step, row, of_step.take(n)) for step, of_step in steps]
+        parts += [_by_step(step, row, of_step.take(n), spec.thresholds) for step, of_step in steps]
         for batch, where in parts:
             if len(where):
                 yield batch, texts.take(where) if texts else None
@@ -138,19 +167,23 @@ def _by_filters(
     return batch.add_column(SURVIVOR, SCHEMA.field("survivor"), pa.nulls(len(where), tables.ID)), take
 
 
-def _by_step(step: str, row: pa.RecordBatch, verdict: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.Array]:
+def _by_step(
+    step: str, row: pa.RecordBatch, verdict: pa.RecordBatch, thresholds: Mapping[str, float]
+) -> tuple[pa.RecordBatch, pa.Array]:
     """Documents that a step of dedup, or `quality`, dropped, and which of the rows they are."""
     take = pa.array(np.flatnonzero(verdict.column("dropped").to_numpy(zero_copy_only=False)))
     gone = verdict.take(take)
     details = gone.column("detail").to_pylist()
     by_rule = step == quality_step.KIND
+    filters = details if by_rule else [step] * len(take)
     batch = lost_batch(
         ids=row.column("id").take(take),
         keys=row.column("key").take(take),
         stage=quality_step.KIND if by_rule else "dedup",
-        filters=details if by_rule else [step] * len(take),
+        filters=filters,
         details=None if by_rule else details,
         scores=gone.column("score"),
+        thresholds=np.array([thresholds.get(what) for what in filters], object),
     )
     return batch.add_column(SURVIVOR, SCHEMA.field("survivor"), gone.column("survivor")), take
 

@@ -146,7 +146,7 @@ def training_task(spec: TrainingSpec, outputs: Outputs) -> dict[str, Any]:
     trained = {k: sum(p.examples - p.heldout for p in spec.parts if p.kind == k) for k in spec.kinds}
     report = {
         "head": spec.head,
-        "options": spec.options.model_dump(mode="json"),
+        "options": spec.options.of(spec.head),
         "scikit-learn": version("scikit-learn"),
         **described(head),
         "examples": trained,
@@ -207,7 +207,7 @@ def train(
 
     encoders, devices : by the name of the embedding.
 
-    Raises RecipeError, at the classifier, where its examples give no head.
+    Raises RecipeError, at the classifier or its examples, where these give no head.
     """
     names = list(planned.recipe.embedding_classifiers)
     works = [_classifier(engine, planned, n, models, counter, encoders, devices) for n in names]
@@ -252,10 +252,14 @@ def _classifier(
     final = Stage(f"{KIND}.{name_}", VERSION, _identity(settings), tuple(stage.directory for stage in stages))
     if done := engine.finished(final, 1):
         return done
+    drawn: list[tuple[examples.Drawing, examples.Sample]] = []
+    for drawing in drawings:
+        sample = yield from examples.draw(engine.run, drawing, models)
+        drawn.append((drawing, sample))
+    examples.check_kinds(drawn)
     parts: list[Part] = []
     dimensions = 0
-    for drawing, stage in zip(drawings, stages, strict=True):
-        sample = yield from examples.draw(engine.run, drawing, models)
+    for (drawing, sample), stage in zip(drawn, stages, strict=True):
         starts = range(0, sample.size, TASK_EXAMPLES)
         specs = [
             VectorsSpec(i, sample, a, a + TASK_EXAMPLES, drawing.kind == SCORED, encoder, device.torch)
@@ -280,10 +284,9 @@ def _classifier(
 
 def _identity(settings: EmbeddingClassifier) -> dict[str, Any]:
     """What a head and its report depend on, beside the examples' vectors."""
-    used = {"trees", "depth", "min_leaf", "seed"} if settings.head == "forest" else {"l2"}
     return {
         "head": settings.head,
-        "options": settings.options.model_dump(mode="json", include=used),
+        "options": settings.options.of(settings.head),
         "threshold": settings.threshold,
         "kinds": list(settings.kinds),
     }

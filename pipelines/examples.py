@@ -16,18 +16,19 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from winnow.filters.field import NumberField
+from winnow.filters.field import NumberField, rows
 from winnow.filters.length import TokenCounter
 from winnow.pipelines import filtering
 from winnow.pipelines.classifier_settings import Examples, ScoredExamples
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name, offsets
 from winnow.pipelines.engine import Done, Request, Work
+from winnow.pipelines.located import shown
 from winnow.pipelines.models import Models, complete
 from winnow.pipelines.planning import Plan, SourcePlan
 from winnow.pipelines.records import Outputs, Stage, total
@@ -35,6 +36,7 @@ from winnow.pipelines.verdicts import kept_batches
 from winnow.shards import storage, tables
 
 VERSION = 1
+SCORED_VERSION = 2
 BATCH_BYTES = 1 << 20
 MOST_FILES = 256
 """Tasks, and so files, of one source's examples."""
@@ -42,6 +44,8 @@ DRAW_SEED, HELDOUT_SEED = 0x657861, 0x68656C64
 SCHEMA = pa.schema([("draw", pa.uint64()), ("heldout", pa.bool_()), ("text", pa.large_string())])
 SCORED_SCHEMA = SCHEMA.append(pa.field("score", pa.float64()))
 """Of examples that have scores; null where a document has none."""
+FIELDS_NAMED = 8
+"""Fields of a document that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,18 @@ def draw_limit(sample: int | None, kept: int) -> int:
 
 
 def examples_task(spec: ExamplesSpec, outputs: Outputs) -> dict[str, Any]:
-    """Write the examples of some splits in the order of their draws; returns how many there are."""
+    """Write the examples of some splits in the order of their draws; returns how many there are.
+
+    Where they should have scores also how many have one, and, where none has, `fields`, what the first has instead.
+    """
     draws, heldout, texts = [np.empty(0, np.uint64)], [np.empty(0, bool)], [pa.array([], pa.large_string())]
     scores = [np.empty(0)]
+    fields: list[str] | None = None
     columns = ["id"] if spec.score is None else ["id", "meta"]
     for split in spec.splits:
-        rows = tables.Aligned(kept_batches(spec.documents, spec.filters, split, columns))
+        aligned = tables.Aligned(kept_batches(spec.documents, spec.filters, split, columns))
         for batch in tables.arrow_batches(storage.join(spec.documents, name("text", split, "arrow"))):
-            table = rows.take(batch.num_rows)
+            table = aligned.take(batch.num_rows)
             halves = tables.id_halves(table.column("id"))
             draw = tables.mix(spec.seed ^ DRAW_SEED, *halves)
             wanted = table.column("keep").to_numpy(zero_copy_only=False) & (draw <= np.uint64(spec.limit))
@@ -93,8 +101,11 @@ def examples_task(spec: ExamplesSpec, outputs: Outputs) -> dict[str, Any]:
             heldout.append(chance < np.uint64(int(spec.heldout * 2**64)))
             texts.append(batch.column("text").filter(pa.array(wanted)))
             if spec.score is not None:
-                scores.append(_scores(table.filter(pa.array(wanted)), spec.score))
-        rows.end()
+                mine = table.filter(pa.array(wanted))
+                scores.append(_scores(mine, spec.score))
+                if fields is None and mine.num_rows:
+                    fields = _fields(next(rows(mine)))
+        aligned.end()
     order = np.argsort(np.concatenate(draws), kind="stable")
     schema = SCHEMA if spec.score is None else SCORED_SCHEMA
     found = {
@@ -111,7 +122,21 @@ def examples_task(spec: ExamplesSpec, outputs: Outputs) -> dict[str, Any]:
     ):
         for portion in _portions(table):
             writer.write_batch(portion)
-    return {"examples": table.num_rows}
+    if spec.score is None:
+        return {"examples": table.num_rows}
+    there = table.num_rows - table.column("score").null_count
+    return {"examples": table.num_rows, "with_score": there, "fields": [] if there else fields or []}
+
+
+def _fields(meta: Any) -> list[str]:
+    """Paths of what is in a document's `meta`, two keys long at most, as a message has them."""
+    items = meta.items() if isinstance(meta, dict) else ()
+    paths = (
+        path
+        for key, value in items
+        for path in ([f"{key}.{k}" for k in value] if isinstance(value, dict) else [key])
+    )
+    return [shown(path) for path in itertools.islice(paths, FIELDS_NAMED)]
 
 
 def _scores(documents: pa.RecordBatch, path: str) -> np.ndarray:
@@ -138,6 +163,9 @@ class Sample:
     files: int
     size: int
     """Documents to take."""
+    read: int = 0
+    """Documents of the source, and those of them that pass its filters."""
+    passing: int = 0
 
 
 def sample_of(done: Done, wanted: int | None) -> Sample:
@@ -161,6 +189,8 @@ def examples_of(sample: Sample, first: int = 0, last: int | None = None) -> Iter
     Memory: 8 bytes for each example of the source, where `first` is not its first.
     """
     stop = sample.size if last is None else min(last, sample.size)
+    if first >= stop:
+        return
     begin, before = _draw_at(sample, first) if first else (0, 0)
     stored = (_stored(sample.location, file, begin) for file in range(sample.files))
     merged = heapq.merge(*stored, key=lambda example: example[0])
@@ -204,6 +234,8 @@ class Drawing:
     """A source of a classifier's examples, on its way to them."""
 
     planned: Plan
+    place: tuple[str, ...]
+    """In the recipe."""
     source: SourcePlan
     settings: Examples
     heldout: float
@@ -234,7 +266,8 @@ class Drawing:
         }
         if self.score is not None:
             identity["score"] = self.score
-        return Stage(f"examples.{self.source.name}", VERSION, identity, (decided.directory,))
+        version = VERSION if self.score is None else SCORED_VERSION
+        return Stage(f"examples.{self.source.name}", version, identity, (decided.directory,))
 
 
 def drawings(
@@ -253,18 +286,25 @@ def drawings(
     found = []
     for source in sources:
         filters = complete(filtering.filter_settings(source), models, counter)
-        filtering.check(planned.recipe, (place, *source.name.split(".", 2)), filters)
-        _, kind, part = source.name.split(".", 2)
-        found.append(Drawing(planned, source, getattr(settings, kind)[part], settings.heldout, filters))
+        where = (place, *source.name.split(".", 2))
+        filtering.check(planned.recipe, where, filters)
+        _, _, kind, part = where
+        found.append(
+            Drawing(planned, where, source, getattr(settings, kind)[part], settings.heldout, filters)
+        )
     return found
 
 
 def draw(run: str, drawing: Drawing, models: Models) -> Work[Sample]:
-    """Read and filter a source of examples, and draw its sample."""
+    """Read and filter a source of examples, and draw its sample.
+
+    Raises RecipeError, at the path of the scores, where no example has one.
+    """
     recipe, source, settings = drawing.planned.recipe, drawing.source, drawing.settings
     read = yield filtering.documents_request(run, recipe, source, drawing.filters, models)
     decided = yield from filtering.filters_work(recipe, source, drawing.filters, read)
-    limit = draw_limit(settings.sample, total(decided.records, "kept"))
+    passing = total(decided.records, "kept")
+    limit = draw_limit(settings.sample, passing)
     specs = [
         ExamplesSpec(
             read.location, decided.location, i, splits, limit, drawing.heldout, recipe.seed, drawing.score
@@ -272,4 +312,29 @@ def draw(run: str, drawing: Drawing, models: Models) -> Work[Sample]:
         for i, splits in enumerate(groups(len(source.splits)))
     ]
     drawn = yield Request(drawing.stage, [Task(s.index, examples_task, s) for s in specs])
-    return sample_of(drawn, settings.sample)
+    if drawing.score is not None:
+        _check_scores(drawing, drawn)
+    return replace(sample_of(drawn, settings.sample), read=total(read.records, "rows"), passing=passing)
+
+
+def _check_scores(drawing: Drawing, drawn: Done) -> None:
+    examples = total(drawn.records, "examples")
+    if not examples or total(drawn.records, "with_score"):
+        return
+    fields: list[str] = next((r.counts["fields"] for r in drawn.records if r.counts["fields"]), [])
+    there = f"there: {', '.join(fields)}" if fields else "the first has no field"
+    message = f"none of {examples:,} examples has a number in the field {drawing.score!r} of meta ({there})"
+    raise drawing.planned.recipe.located((*drawing.place, "score"), message)
+
+
+def check_kinds(samples: Sequence[tuple[Drawing, Sample]]) -> None:
+    """Raises RecipeError, at the examples of a kind, where none of them is left."""
+    kinds = dict.fromkeys(drawing.kind for drawing, _ in samples)
+    for kind in kinds:
+        mine = [(drawing, sample) for drawing, sample in samples if drawing.kind == kind]
+        if any(sample.size for _, sample in mine):
+            continue
+        found = [f"{kind} {d.place[-1]}: {s.read:,} read, {s.passing:,} pass its filters" for d, s in mine]
+        first = mine[0][0]
+        message = f"no {kind} example is left ({'; '.join(found)})"
+        raise first.planned.recipe.located(first.place[:-1], message)

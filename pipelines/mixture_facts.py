@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from winnow.pipelines import dedup_statistics, grouping, models, pack, sampling, takedown
+from winnow.pipelines import dedup_statistics, grouping, models, pack, quality_step, sampling, takedown
 from winnow.pipelines.planned_mixture import printed_findings, printed_values
 from winnow.pipelines.records import SCHEMA_VERSION, Record, total
 from winnow.shards import feed, mixture, storage
@@ -177,6 +177,7 @@ def _source_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any]:
         ),
         "dedup": dedup_statistics.of_source(source),
         "quality": dedup_statistics.of_quality(source),
+        "quality_scores": _quality_scores(corpus, source),
         "kept_documents": total(source.tokens.records, "documents"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),
@@ -199,6 +200,19 @@ def _classifier_facts(done: Done) -> dict[str, Any]:
     """What a classifier of the recipe was trained on, and how it does on the examples held out."""
     report = orjson.loads(storage.read_bytes(storage.join(done.location, "report.json")))
     return {"model": f"stages/{done.stage.directory}/{models.FILE}", **report}
+
+
+def _quality_scores(corpus: Corpus, source: SourceRun) -> dict[str, dict[str, Any]]:
+    """By classifier on embeddings: how many documents of the source it scored, and the deciles of their scores."""
+    scored = {done.stage.name: done.records for done in corpus.lasting}
+    found = {}
+    for use in corpus.recipe.sources[source.name].quality:
+        records = scored[quality_step.scores_stage(use.classifier, source.name)]
+        found[use.classifier] = {
+            "documents": total(records, "documents"),
+            "deciles": quality_step.deciles(records),
+        }
+    return found
 
 
 def _parts(corpus: Corpus, source: SourceRun, split: str) -> Sequence[SourceShards]:

@@ -42,6 +42,8 @@ CSV_HEADER = (
     "printed_epochs",
 )  # fmt: skip
 PRINTED = ("tokens", "proportion", "effective_tokens", "epochs")
+DECILE_RANKS = {0: 2, 1: 1, 5: 0, 9: 1, 10: 2}
+"""Of a score's deciles; the others go first."""
 
 Line = dict[str, Any]
 """A row before it is shown: counts by the names of SUMMED, shares in UNITS, ratios; None where there is none."""
@@ -104,8 +106,8 @@ COLUMNS = (
 
 
 def mixture_grids(facts: Mapping[str, Any]) -> list[Grid]:
-    """The mixture, and what was published about it where the recipe says so."""
-    return [mixture_grid(facts), *printed_grids(facts)]
+    """The mixture, what was published about it where the recipe says so, and the scores that classifiers gave."""
+    return [mixture_grid(facts), *printed_grids(facts), *score_grids(facts)]
 
 
 def mixture_grid(facts: Mapping[str, Any]) -> Grid:
@@ -344,6 +346,23 @@ def printed_grids(facts: Mapping[str, Any]) -> list[Grid]:
     columns = [Column("source", is_text=True), *(shown.column for shown in COLUMNS if shown.key in PRINTED)]
     notes = [f"{UNFIT} {finding['message']}" for finding in facts.get("printed", [])]
     return [Grid("Published numbers", columns, [rows], notes).without_blanks()]
+
+
+# ---- what classifiers on embeddings said ---------------------------------------------------------------------
+
+
+def score_grids(facts: Mapping[str, Any]) -> list[Grid]:
+    """The deciles of each source's scores, before `quality` drops any document; none without such a classifier."""
+    rows = [
+        [source["name"], classifier, show_count(found["documents"]), *map("{:.4g}".format, found["deciles"])]
+        for source in facts["sources"]
+        for classifier, found in source.get("quality_scores", {}).items()
+        if found["deciles"]
+    ]
+    named = [Column("source", is_text=True), Column("classifier", is_text=True), Column("documents", 4)]
+    deciles = [Column(f"{k * 10}%", DECILE_RANKS.get(k, 3)) for k in range(11)]
+    note = "N%: of N% of the documents the score is not above it"
+    return [Grid("Scores", [*named, *deciles], [rows], [note])] if rows else []
 
 
 # ---- for programs --------------------------------------------------------------------------------------------

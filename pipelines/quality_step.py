@@ -9,6 +9,10 @@ bounds before it, exactly, the highest scores, equal ones by a hash. The verdict
 (standing.py): `detail` names the bound that a document fails, `score` is the score that it fails with, or, where it
 stays, that of the last classifier.
 
+Deciles of a source's scores are read off its splits' records: each holds the middle one of every hundredth of the
+split's scores in their order (all of them, where there are fewer). So at a decile the share of documents is off by at
+most half a hundredth and a document of each split, and four digits of the score are kept.
+
 Memory: a batch of vectors (vectors.py) and 13 bytes for each document of a split; to find a cut, that of
 order_statistic.py.
 """
@@ -33,7 +37,7 @@ from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.models import FILE
 from winnow.pipelines.order_statistic import find_last, groups_of, places_of
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Outputs, Stage
+from winnow.pipelines.records import Outputs, Record, Stage
 from winnow.pipelines.standing import VERDICT_SCHEMA, Standing, rows_of, standings, write_verdicts
 from winnow.pipelines.vectors import Embedded, embedded, vector_batches
 from winnow.pipelines.verdicts import draws_of
@@ -43,10 +47,19 @@ if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
 
 VERSION = 1
+SCORES_VERSION = 2
 KIND = "quality"
 SCORES = pa.schema([("score", pa.float32())])
 """A row per document of a split; null for one that does not stand any more."""
 BATCH_ROWS = 1 << 16
+PARTS = 100
+"""Of a split's scores, that its record has one of."""
+DECILES = 10
+
+
+def scores_stage(classifier: str, source: str) -> str:
+    """The name of the stage that scores a source."""
+    return f"quality-scores.{classifier}.{source}"
 
 
 def score_name(split: int) -> str:
@@ -62,7 +75,7 @@ class ScoresSpec:
 
 
 def scores_task(spec: ScoresSpec, outputs: Outputs) -> dict[str, Any]:
-    """Score the documents of a split that stand; returns how many there are."""
+    """Score the documents of a split that stand; returns how many there are, and what `deciles` needs."""
     head = from_bytes(storage.read_bytes(storage.join(spec.classifier, FILE)))
     standing = spec.split.standing
     scores, there = np.zeros(standing.rows, np.float32), np.zeros(standing.rows, bool)
@@ -76,7 +89,35 @@ def scores_task(spec: ScoresSpec, outputs: Outputs) -> dict[str, Any]:
         for first in range(0, standing.rows, BATCH_ROWS):
             mine = slice(first, first + BATCH_ROWS)
             writer.write_batch(pa.record_batch([pa.array(scores[mine], mask=~there[mine])], schema=SCORES))
-    return {"documents": int(there.sum())}
+    return {"documents": int(there.sum()), **_outline(scores[there])}
+
+
+def _outline(scores: np.ndarray) -> dict[str, list[float]]:
+    """`ends`, the lowest and the highest of float32[n], and `middles`, one of each of its parts; none of no score."""
+    ascending, n = np.sort(scores), len(scores)
+    parts = min(n, PARTS)
+    middles = ascending[((np.arange(parts) + 0.5) * n / max(parts, 1)).astype(np.int64)]
+    return {"middles": _rounded(middles), "ends": _rounded(ascending[[0, -1]] if n else ascending)}
+
+
+def _rounded(scores: np.ndarray) -> list[float]:
+    return [float(f"{score:.4g}") for score in scores.tolist()]
+
+
+def deciles(records: Sequence[Record]) -> list[float]:
+    """The scores of all splits at 0, 10, ... 100 % of their documents; none of no document."""
+    held = [record.counts for record in records if record.counts["documents"]]
+    if not held:
+        return []
+    middles = np.concatenate([counts["middles"] for counts in held])
+    weights = np.concatenate(
+        [np.full(len(counts["middles"]), counts["documents"] / len(counts["middles"])) for counts in held]
+    )
+    order = np.argsort(middles, kind="stable")
+    upto = np.cumsum(weights[order])
+    inner = np.searchsorted(upto, upto[-1] * np.arange(1, DECILES) / DECILES)
+    ends = [end for counts in held for end in counts["ends"]]
+    return [min(ends), *middles[order][inner].tolist(), max(ends)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +280,8 @@ def decide(
         splits = inputs[recipe.embedding_classifiers[classifier].embedding]
         trained = classifiers[classifier]
         stage = Stage(
-            f"quality-scores.{classifier}.{source}",
-            VERSION,
+            scores_stage(classifier, source),
+            SCORES_VERSION,
             {"sha256": trained.records[0].counts["sha256"]},
             (*inside, *dict.fromkeys(storage.absolute(s.place).rsplit("/", 1)[-1] for s in splits)),
         )

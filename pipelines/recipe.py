@@ -25,6 +25,7 @@ from winnow.pipelines.classifier_settings import (
     Classifier,
     EmbeddingClassifier,
     Quality,
+    quality_mistakes,
 )
 from winnow.pipelines.dedup_settings import Dedup, SourceDedup, Step, contradictions, filled, steps_of
 from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown
@@ -275,6 +276,11 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
             found.append(((*owner, "filters"), str(error)))
         found += [((*owner, "filters", i), m) for i, m in _unfit_for_examples(recipe, owner, used)]
     found += _unknown_embeddings(recipe)
+    found += [
+        (("sources", name, "quality", *place), message)
+        for name, source in recipe.sources.items()
+        for place, message in quality_mistakes(source.quality, recipe.embedding_classifiers)
+    ]
     if not found:
         found += _unknown_scores(recipe)
     found += packings.contradictions(recipe)

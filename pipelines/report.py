@@ -241,12 +241,13 @@ def _embedding_classifier_line(name: str, classifier: dict[str, Any]) -> str:
     tested = held["examples"] if "examples" in held else held["positives"] + held["negatives"]
     line = f"classifier {name} ({classifier['head']} on embeddings): trained on {trained}; on {tested:,} held out"
     said = []
-    if (decision := held.get("rounded") or held.get("at_threshold")) and decision["precision"] is not None:
-        rounded = "rounded " if "rounded" in held else ""
-        recall = "no" if decision["recall"] is None else f"{decision['recall']:.3f}"
-        said.append(
-            f"precision {decision['precision']:.3f} and recall {recall} at {rounded}{decision['threshold']:g}"
-        )
+    # FineWeb-Edu rounds scores before it decides; a bound in a recipe is held against the score as it is.
+    for way, words in (("at_threshold", "at {:g}"), ("rounded", "at scores that round to {:g} or more")):
+        if (decision := held.get(way)) and decision["precision"] is not None:
+            recall = "no" if decision["recall"] is None else f"{decision['recall']:.3f}"
+            said.append(
+                f"precision {decision['precision']:.3f} and recall {recall} {words.format(decision['threshold'])}"
+            )
     for what, shown in (("roc_auc", "ROC AUC"), ("mse", "squared error"), ("spearman", "rank correlation")):
         if held.get(what) is not None:
             said.append(f"{shown} {held[what]:.4f}")

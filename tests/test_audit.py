@@ -686,9 +686,9 @@ def test_exit_codes_and_messages(audited, tmp_path):
             "there is no source 'x'; the run has: web, wiki",
         ),
         (["--doc", "abc"], "'abc' is no document id: 32 hexadecimal digits"),
-        (["--filter", "exact"], "give --filter and --sample, or --doc, or neither"),
-        (["--sample", 3], "give --filter and --sample, or --doc, or neither"),
-        (["--seed", 3], "--source and --seed are about a sample: give --filter and --sample, too"),
+        (["--filter", "exact", "--doc", "0" * 32], "--doc shows one document, --filter some that it dropped"),
+        (["--sample", 3], "--sample says how many to show of what --filter dropped: give --filter, too"),
+        (["--seed", 3], "--source and --seed are about a sample: give --filter, too"),
         (["--text"], "--text is about one document: give --doc, too"),
     ]:
         done = winnow(place_, *arguments)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from winnow.pipelines.dedup_report import matrix, print_dedup, step_lines
+from winnow.pipelines import retention as retention_of
+from winnow.pipelines.dedup_report import FINEST_EPS, matrix, named, print_dedup, shown_clusters, step_lines
 
 STEPS = [
     {"step": "exact", "group": ["a", "b"], "compared": 1000, "survivors": 900, "dropped": 100,
@@ -38,24 +39,63 @@ def test_every_step_is_told_with_its_numbers():
     said = " ".join(console.export_text().split())
     assert "exact a, b 1,000 100 10.0%" in said
     assert "minhash b 900 90 10.0%" in said
-    assert "minhash buckets by number of documents: 2-3: 70, 4-7: 2; the largest has 6" in said
-    assert "minhash clusters by number of documents: 2-3: 40, 16-31: 1; the largest has 17" in said
-    assert "minhash: 3 documents of very large clusters stay" in said
+    assert "minhash (b) buckets by number of documents: 2-3: 70, 4-7: 2; the largest has 6" in said
+    assert "minhash (b) clusters by number of documents: 2-3: 40, 16-31: 1; the largest has 17" in said
+    assert "minhash (b): 3 documents of very large clusters stay" in said
     assert "gsm8k: 2 of 1,319 items (4 too short to look for) found, in 5 documents" in said
 
 
 def test_steps_that_compare_vectors_tell_of_clusters_and_other_cuts():
     assert list(step_lines(STEPS[3])) == [
-        "semantic clusters by number of documents: 1: 5, 32-63: 20; the largest has 60",
-        "semantic: 25 of 28 clusters have documents; the cut is at eps 0.298",
-        "semantic would keep, at least, 80% at eps 0.298, 50% at eps 0.45",
-        "semantic cluster 7: 60 documents, 31 go, mean cosine to the centroid 0.707: reef, \\x1bcoral",
-        "semantic cluster 2: 32 documents, 0 go, mean cosine to the centroid 0.500: (no word tells it from others)",
+        "semantic (a) clusters by number of documents: 1: 5, 32-63: 20; the largest has 60",
+        "semantic (a): 25 of 28 clusters have documents; the cut is at eps 0.298",
+        "semantic (a) would keep at least 80% at eps 0.298, 50% at eps 0.45",
+        "semantic (a) cluster 7: 60 documents, 31 go, mean cosine to the centroid 0.707: reef, \\x1bcoral",
+        "semantic (a) cluster 2: 32 documents, 0 go, mean cosine to the centroid 0.500: (no word tells it from others)",
     ]
-    assert list(step_lines(STEPS[4])) == ["prototypes: 0 of 0 clusters have documents"]
+    assert list(step_lines(STEPS[4])) == ["prototypes (a): 0 of 0 clusters have documents"]
     assert list(step_lines(STEPS[5]))[1:] == [
-        "semantic: 3 of 3 clusters have documents; the cut is at eps 0.1"
+        "semantic (b): 3 of 3 clusters have documents; the cut is at eps 0.1"
     ]
+
+
+def test_where_documents_are_the_same_no_eps_leaves_more():
+    retention = {
+        "eps_at_share": {"0.5": 6.1e-05, "0.6": 0.0, "0.7": 0.0, "0.75": 0.0, "0.8": 0.0, "0.95": 0.0}
+    }
+    step = STEPS[3] | {"retention": retention, "clusters": {}, "shown_clusters": []}
+    assert list(step_lines(step))[1:] == [
+        "semantic (a) would keep at least 50% at eps 6.1e-05",
+        "semantic (a) would keep less than 70% at any eps from 0.0001 on",
+    ]
+    assert 2 / retention_of.BINS < FINEST_EPS
+    step["retention"] = {"eps_at_share": dict.fromkeys(retention["eps_at_share"], 0.0)}
+    assert list(step_lines(step))[1:] == ["semantic (a) would keep less than 50% at any eps from 0.0001 on"]
+
+
+def test_prototypes_have_a_cosine_and_no_eps():
+    step = STEPS[3] | {"step": "prototypes", "clusters": {}, "shown_clusters": []}
+    assert list(step_lines(step)) == [
+        "prototypes (a): 25 of 28 clusters have documents; documents with a cosine to their centroid above 0.7020 go"
+    ]
+
+
+def test_the_largest_clusters_are_shown_and_then_those_that_lose_the_highest_share():
+    described = [
+        {"cluster": number, "documents": documents, "goes": goes}
+        for number, documents, goes in
+        [(0, 90, 10), (1, 80, 0), (2, 70, 69), (3, 60, 6), (4, 50, 0), (5, 40, 20), (6, 10, 5), (7, 9, 9), (8, 30, 15),
+         (9, 8, 1)]
+    ]  # fmt: skip
+    assert [c["cluster"] for c in shown_clusters(described)] == [0, 1, 2, 7, 5, 8, 6, 9]
+    assert [c["cluster"] for c in shown_clusters(described[:2])] == [0, 1]
+    assert shown_clusters([]) == []
+
+
+def test_of_a_large_group_some_sources_are_named():
+    assert named("semantic", ["a", "b"]) == "semantic (a, b)"
+    assert named("semantic", list("abcd")) == "semantic (a, b, c, d)"
+    assert named("semantic", list("abcdef")) == "semantic (a, b, c, d and 2 more)"
 
 
 def test_a_matrix_has_a_column_for_every_source_of_survivors():

@@ -38,6 +38,7 @@ class Counting:
     """An encoder that counts words: a document's vector depends on its text alone, and has length 1."""
 
     identity: dict[str, Any] = field(default_factory=lambda: {"sha256": "counts words"})
+    memory: int = 0
 
     def vectors_of(self, texts: Iterable[pa.LargeStringArray], device: str) -> Iterator[np.ndarray]:
         assert device == "cpu"
@@ -67,7 +68,10 @@ def corpora(tmp_path_factory) -> Path:
         "good": [{"text": document(0.8, rng)} for _ in range(120)],
         "bad": [{"text": document(0.2, rng)} for _ in range(150)],
         "scored": [
-            {"text": document(score / 5, rng), "meta": {"edu": score if i % 10 else "none"}}
+            {
+                "text": document(score / 5, rng),
+                "meta": {"edu": score if i % 10 else "none", "by": {"whom": "a model"}},
+            }
             for i, score in enumerate(rng.randrange(6) for _ in range(200))
         ],
         "unscored": [{"text": document(0.5, rng)} for _ in range(20)],
@@ -95,7 +99,7 @@ embedding_classifiers:
       rated: {{read: {{format: jsonl, path: "{root}/scored/*.jsonl"}}, score: meta.edu, sample: 150}}
     threshold: 3
     heldout: 25%
-    options: {{l2: 0.1, trees: 5}}
+    options: {{l2: 0.1}}
 sources: {{web: {{read: {{format: jsonl, path: "{root}/bad/*.jsonl"}}}}}}
 limits: {{split_bytes: 10KB}}
 """
@@ -176,10 +180,19 @@ def test_a_head_learns_scores_and_documents_without_one_are_counted(made):
     assert counts["examples"] == 150 - facts["without_score"]
 
 
-@pytest.mark.parametrize(("kind", "least"), [("logistic", 0.5), ("forest", 3)])
-def test_other_heads_on_scores_need_no_new_vectors(corpora, made, kind, least):
+@pytest.mark.parametrize(
+    ("kind", "options", "least"),
+    [
+        ("logistic", {"l2": 2.0}, 0.5),
+        ("forest", {"trees": 9, "depth": None, "min_leaf": 1, "seed": 0}, 3),
+    ],
+)
+def test_other_heads_on_scores_need_no_new_vectors(corpora, made, kind, options, least):
     out, _, _ = made
-    engine, done = train(corpora, out, f"embedding_classifiers.edu.head={kind}")
+    setting = "{trees: 9}" if kind == "forest" else "{l2: 2}"
+    changes = {"head": kind, "options": setting}
+    engine, done = train(corpora, out, *(f"embedding_classifiers.edu.{k}={v}" for k, v in changes.items()))
+    assert report(done["edu"])["options"] == options
     assert redone(engine) <= {"embedding-classifier.edu"}
     low, high = scores_of(done["edu"], 0.1, 0.9)
     assert low < least < high
@@ -188,15 +201,11 @@ def test_other_heads_on_scores_need_no_new_vectors(corpora, made, kind, least):
     assert ("mse" in held) == (kind == "forest")
 
 
-def test_options_that_a_head_does_not_use_train_none(corpora, made):
+def test_another_option_trains_that_head_alone(corpora, made):
     out, _, done = made
-    for change in (
-        "embedding_classifiers.edu.options.trees=9",
-        "embedding_classifiers.useful.options.seed=4",
-    ):
-        engine, again = train(corpora, out, change)
-        assert not redone(engine)
-        assert {k: d.stage for k, d in again.items()} == {k: d.stage for k, d in done.items()}
+    engine, again = train(corpora, out)
+    assert not redone(engine)
+    assert {k: d.stage for k, d in again.items()} == {k: d.stage for k, d in done.items()}
     engine, _ = train(corpora, out, "embedding_classifiers.edu.options.l2=3")
     assert redone(engine) == {"embedding-classifier.edu"}
 
@@ -225,27 +234,48 @@ def test_a_head_that_is_there_needs_nothing_of_what_led_to_it(corpora, made, tmp
     assert set(done) == {"useful", "edu"}
 
 
-@pytest.mark.parametrize(
-    ("classifier", "changes", "message"),
-    [
-        pytest.param(
-            "edu", ["scored.rated.score=meta.nowhere"], "there is no example to train on", id="none"
-        ),
-        pytest.param(
-            "useful",
-            ["positive.books.filters=[{length: {min_words: 99}}]"],
-            "train on are bad",
-            id="one-class",
-        ),
-        pytest.param("edu", ["head=logistic", "threshold=9"], "train on are bad", id="threshold"),
-    ],
-)
-def test_examples_that_give_no_head_are_located(corpora, made, classifier, changes, message):
-    with pytest.raises(RecipeError, match=message) as caught:
-        train(corpora, made[0], *(f"embedding_classifiers.{classifier}.{change}" for change in changes))
-    lines = recipe_text(corpora).splitlines()
-    begin = lines.index(f"  {classifier}:") + 1
+def test_examples_that_give_no_head_are_located(corpora, made):
+    changes = ("head=logistic", "threshold=9")
+    with pytest.raises(RecipeError, match="train on are bad") as caught:
+        train(corpora, made[0], *(f"embedding_classifiers.edu.{change}" for change in changes))
+    begin = recipe_text(corpora).splitlines().index("  edu:") + 1
     assert str(caught.value).startswith((f"r.yaml:{begin}:", f"r.yaml:{begin + 1}:"))
+
+
+def test_a_field_without_scores_is_located_and_others_are_named(corpora, made):
+    change = "embedding_classifiers.edu.scored.rated.score=meta.nowhere"
+    with pytest.raises(RecipeError) as caught:
+        train(corpora, made[0], change, "embedding_classifiers.edu.scored.rated.sample=null")
+    assert str(caught.value) == (
+        f"--set {change.partition('=')[0]}:1:1: none of 200 examples has a number in the field 'meta.nowhere' of meta "
+        "(there: 'meta.edu', 'meta.by')"
+    )
+    place, where = "embedding_classifiers.edu.scored.rated", f"{corpora}/unscored/*.jsonl"
+    with pytest.raises(RecipeError, match=r"none of 20 examples .*'meta.edu'.* \(the first has no field\)"):
+        train(corpora, made[0], f"{place}.read.path={where}", f"{place}.sample=null")
+
+
+def test_a_kind_without_examples_is_located_before_its_classifier_embeds_any(corpora, tmp_path):
+    change = "embedding_classifiers.useful.negative.spam.filters=[{length: {min_words: 99}}]"
+    with pytest.raises(RecipeError) as caught:
+        train(corpora, tmp_path, change)
+    lines = recipe_text(corpora).splitlines()
+    begin = next(i for i, line in enumerate(lines, 1) if line.startswith("    negative:"))
+    assert str(caught.value) == (
+        f"r.yaml:{begin}:15: no negative example is left (negative spam: 150 read, 0 pass its filters)"
+    )
+    assert not list((tmp_path / "stages").glob("example-vectors.default.useful.*"))
+
+
+def test_one_source_of_a_kind_may_be_empty_and_not_all(corpora, tmp_path):
+    none = "filters: [{length: {min_words: 99}}]"
+    more = f'{{read: {{format: jsonl, path: "{corpora}/bad/*.jsonl"}}, {none}}}'
+    _, done = train(corpora, tmp_path, f"embedding_classifiers.useful.negative.more={more}")
+    trained = report(done["useful"])
+    assert trained["examples"]["negative"] + trained["heldout"]["negatives"] == 100
+    place = "embedding_classifiers.edu.scored.rated.filters"
+    with pytest.raises(RecipeError, match=r"no scored example is left \(scored rated: 200 read, 0 pass its"):
+        train(corpora, tmp_path, f"{place}=[{none.removeprefix('filters: [')}")
 
 
 def test_the_plan_lists_their_examples_and_says_where_there_are_none(corpora):
@@ -262,7 +292,7 @@ def test_the_plan_lists_their_examples_and_says_where_there_are_none(corpora):
 
 
 def test_filters_of_examples_are_checked(corpora, tmp_path):
-    change = "embedding_classifiers.useful.negative.spam.filters=[{bad-words: {languages: [xx]}}]"
+    change = "embedding_classifiers.useful.negative.spam.filters=[{c4-bad-words: {language: xx}}]"
     with pytest.raises(RecipeError) as caught:
         train(corpora, tmp_path, change)
     assert str(caught.value).startswith("--set")

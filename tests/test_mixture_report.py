@@ -504,6 +504,25 @@ sources:
 """
 
 
+def test_scores_have_a_table(mpt):
+    first = {"documents": 1_200_000, "deciles": [0.0012, *(k / 10 for k in range(1, 10)), 0.99987]}
+    never = {"documents": 0, "deciles": []}
+    mpt["sources"][1]["quality_scores"] = {"edu": first, "code": never}
+    grid = mixture_grids(mpt)[-1]
+    (row,) = (row for section in grid.sections for row in section)
+    headings = [column.heading for column in grid.columns]
+    assert (grid.title, headings[:4], headings[-1]) == (
+        "Scores",
+        ["source", "classifier", "documents", "0%"],
+        "100%",
+    )
+    name = mpt["sources"][1]["name"]
+    assert row == [name, "edu", "1.20M", "0.0012", *(f"0.{k}" for k in range(1, 10)), "0.9999"]
+    _, left_out = report.fitted(grid, 60)
+    assert {"20%", "80%"} <= set(left_out)
+    assert "50%" not in left_out
+
+
 @pytest.fixture
 def planned(tmp_path):
     """Makes the plan's facts of a recipe over 43 kB of code and 430 kB of web: 10,000 and 100,000 tokens."""
@@ -562,3 +581,18 @@ def test_a_plan_has_groups_and_published_numbers(planned):
         ("web", 0.25, "1"),
     ]
     assert all(row[key] != "" for row in rows for key in plan_report.CSV_HEADER)
+
+
+def test_a_classifier_is_shown_with_decisions_by_scores_and_by_rounded_ones():
+    counted = {"threshold": 3.0, "precision": 0.75, "recall": 0.5}
+    held = {"examples": 40, "at_threshold": counted, "rounded": counted | {"recall": None}, "mse": 0.5}
+    facts = {"classifiers": {}, "embedding_classifiers": {
+        "edu": {"head": "linear", "examples": {"scored": 1_080}, "heldout": held},
+        "few": {"head": "linear", "examples": {"scored": 2}, "heldout": held | {"rounded": {"precision": None}}},
+    }}  # fmt: skip
+    whole, few = report.classifier_lines(facts)
+    assert whole == (
+        "classifier edu (linear on embeddings): trained on 1,080 scored; on 40 held out: precision 0.750 and "
+        "recall 0.500 at 3, precision 0.750 and recall no at scores that round to 3 or more, squared error 0.5000"
+    )
+    assert "round" not in few

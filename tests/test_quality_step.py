@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from winnow.filters.embedding_head import Linear, to_bytes
 from winnow.pipelines import quality_step, verdicts
 from winnow.pipelines.classifier_settings import Quality
@@ -108,9 +111,9 @@ def decide(root: Path, uses: list[dict], size: int = 70) -> tuple[Engine, Done]:
     engine = Engine(str(root), Inline(), Progress(stream=None))
     place = root / "stages" / f"embeddings.default.s-{size}"
     inputs = planted(root, size) if not place.exists() else engine_inputs(place, size)
-    settings = [Quality.model_validate(use) for use in uses]
+    judged = [Quality.model_validate(use) for use in uses]
     upstream = [Stage("filters.s", 1, {"size": size})]
-    work = quality_step.decide("s", {"default": inputs}, upstream, settings, classifiers(root), RECIPE, SEED)
+    work = quality_step.decide("s", {"default": inputs}, upstream, judged, classifiers(root), RECIPE, SEED)
     (done,) = engine.together(work)
     return engine, done
 
@@ -236,6 +239,51 @@ def test_scores_are_stored_for_documents_that_stand(tmp_path):
             found += batch.column("score").to_pylist()
     assert found == [float(s) if there else None for s, there in zip(scores("second"), stands(), strict=True)]
     assert total(done.records, "documents") == stands().sum()
+
+
+def test_deciles_are_those_of_all_splits(tmp_path):
+    """Of splits with at most as many documents as their records hold scores of."""
+    whole = np.sort(scores("first")[stands()]).astype(float)
+    for size in (41, 90):
+        engine, _ = decide(tmp_path / str(size), USES["nothing"], size)
+        records = engine.done["quality-scores.first.s"].records
+        n = total(records, "documents")
+        expected_ = [whole[0], *(whole[math.ceil(n * k / 10) - 1] for k in range(1, 10)), whole[-1]]
+        assert quality_step.deciles(records) == pytest.approx(expected_, rel=1e-3)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 700), st.floats(-5, 5), st.floats(0.001, 3)), max_size=6),
+    st.integers(0, 99),
+)
+def test_deciles_are_off_by_half_a_hundredth_of_the_documents(splits, seed):
+    rng = np.random.default_rng(seed)
+    drawn = [rng.normal(middle, width, n).astype(np.float32) for n, middle, width in splits]
+    records = [
+        Record(i, {"documents": len(found), **quality_step._outline(found)}, {})
+        for i, found in enumerate(drawn)
+    ]
+    whole = np.sort(np.concatenate([np.zeros(0, np.float32), *drawn])).astype(float)
+    found, n = quality_step.deciles(records), len(whole)
+    if not n:
+        assert found == []
+        return
+    assert len(found) == 11
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(whole[0], rel=1e-3)
+    assert found[-1] == pytest.approx(whole[-1], rel=1e-3)
+    for k, score in enumerate(found[1:-1], 1):
+        near = 1e-3 * abs(score)
+        low, high = np.searchsorted(whole, score - near), np.searchsorted(whole, score + near, side="right")
+        room = 0.005 * n + len(splits)
+        assert low - room <= n * k / 10 <= high + room
+
+
+def test_a_record_holds_few_scores_however_many_documents_a_split_has():
+    outline = quality_step._outline(np.random.default_rng(1).normal(size=200_000).astype(np.float32))
+    assert len(outline["middles"]) == quality_step.PARTS
+    assert len(json.dumps(outline)) < 1200
 
 
 def test_another_bound_redoes_the_decision_alone_and_the_same_nothing(tmp_path):
