@@ -99,10 +99,10 @@ class TextTokens:
     def _contents(self, offsets: list[int], utf8: memoryview) -> list[list[int]]:
         """The ids of the texts between `offsets`, with control tokens."""
         found: list[list[int]] = [[]] * (len(offsets) - 1)
-        todo, chars = list(range(len(found))), CHARS_PER_TOKEN * self.max_tokens
-        while todo:
+        rest, chars = list(range(len(found))), CHARS_PER_TOKEN * self.max_tokens
+        while rest:
             short = []
-            for rows in _groups(todo, offsets, 4 * chars):
+            for rows in _groups(rest, offsets, 4 * chars):
                 clips = [self._clip(utf8[offsets[row] : offsets[row + 1]], chars) for row in rows]
                 encodings = self._tokenizer.encode_batch_fast(
                     [clip.text for clip in clips], add_special_tokens=False
@@ -112,7 +112,7 @@ class TextTokens:
                         found[row] = self._before + encoding.ids[: self._room] + self._after
                     else:
                         short.append(row)
-            todo, chars = short, chars * GROWTH
+            rest, chars = short, chars * GROWTH
         return found
 
     def _clip(self, utf8: memoryview, chars: int) -> _Clip:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from winnow.filters.largest_cosine import block_of, cosines, held, raise_largest, tile
+from winnow.filters.torch_threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def fit(sample: np.ndarray, k: int, iterations: int, device: str, threads: int =
     inertia: list[float] = []
     reseeded: list[int] = []
     before: np.ndarray | None = None
-    with _one_thread_each():
+    with one_thread():
         vectors = sample if device == "cpu" else held(sample, device)
         for _ in range(iterations if len(centroids) else 0):
             sums = torch.zeros(centroids.shape, dtype=torch.float64, device=device)
@@ -176,16 +176,3 @@ def _different(sample: np.ndarray, rows: Iterator[int], wanted: int) -> np.ndarr
             seen.add(key)
             found.append(row)
     return np.array(found, np.int64)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """torch takes one thread for an operation until the block ends: those of many small ones wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

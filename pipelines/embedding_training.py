@@ -26,12 +26,13 @@ import pyarrow as pa
 from winnow.filters.embedding_head import Head, HeadError
 from winnow.filters.head_settings import HeadOptions
 from winnow.filters.length import TokenCounter
+from winnow.filters.torch_threads import one_thread
 from winnow.pipelines import examples
 from winnow.pipelines.classifier_settings import SCORED, EmbeddingClassifier
 from winnow.pipelines.cluster import Task, TaskError
 from winnow.pipelines.device import Device
 from winnow.pipelines.documents import name
-from winnow.pipelines.encoders import EncoderPlace, one_thread
+from winnow.pipelines.encoders import EncoderPlace
 from winnow.pipelines.engine import Done, Engine, Request, RunError, Work
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.models import FILE, Models

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from winnow.filters.torch_threads import one_thread
 from winnow.pipelines.device import Device, DeviceError, choose
 from winnow.pipelines.documents import name
-from winnow.pipelines.encoders import EncoderPlace, needed_by, one_thread, wanted
+from winnow.pipelines.encoders import EncoderPlace, needed_by, wanted
 from winnow.pipelines.engine import Done, Engine, Request
 from winnow.pipelines.jobs import Task
 from winnow.pipelines.plan_vectors import documents_of

@@ -8,7 +8,6 @@ On an object store a worker keeps a copy on its own disk, by sha256, for all its
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -114,19 +113,6 @@ class EncoderPlace:
 
         budget = budget_of(self.settings, device)
         return vectors_of(texts, self.load_tokens(), self.load(device), budget)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread inside the block: sums depend, in their last digits, on how many there are."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def wanted(recipe: Recipe) -> dict[str, tuple[str, ...]]:

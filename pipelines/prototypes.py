@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from winnow.filters.semantic_settings import Prototypes
+from winnow.filters.torch_threads import one_thread
 from winnow.pipelines.clustering import VERSION as CLUSTERING_VERSION
 from winnow.pipelines.clustering import centroids_at, clusters, directories
 from winnow.pipelines.device import Device
-from winnow.pipelines.encoders import one_thread
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+from winnow.filters.torch_threads import one_thread
 from winnow.pipelines.clustering import centroids_at
-from winnow.pipelines.encoders import one_thread
 from winnow.pipelines.exchanges import Part, Wire, read_blocks, write_run
 from winnow.pipelines.records import Outputs
 from winnow.pipelines.semantic_scores import FOUND, NONE
