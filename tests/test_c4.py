@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ from winnow.filters.rules import decide
 CORPORA = Path(__file__).resolve().parents[1].parent / "shared" / "corpora"
 
 SPACES = [c for c in map(chr, range(0x110000)) if c.isspace()]
+# What nobody has assigned, or for private use, is alike: every 61st of it will do.
+ALIKE = ("Cn", "Co", "Cs")
+CHARS = [
+    c for p, c in enumerate(map(chr, range(0x110000))) if unicodedata.category(c) not in ALIKE or p % 61 == 0
+]
+CHARS = [c for c in CHARS if not 0xD800 <= ord(c) < 0xE000]
 NEIGHBOURS = [chr(ord(c) + step) for c in SPACES for step in (-1, 1)]
 BREAKS = ["\n", "\r\n", "\r", "\n\r", "\u2028", "\x85", "\x1c", " \n", "\n\n"]
 CITATIONS = [
@@ -194,8 +201,7 @@ def test_agrees_with_the_rules_read_aloud(texts, chosen, more):
 
 
 def test_every_character_parts_words_and_lines_as_python_does():
-    chars = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
-    texts = [f"a{c}b." for c in chars] + [f"{c}[{c}]a b." for c in chars]
+    texts = [f"a{c}b." for c in CHARS] + [f"{c}[{c}]a b." for c in CHARS]
     rules = C4(min_words_per_line=2)
     found = rules.rewrite(batch(texts))
     expected = [slow_c4(text, rules, lambda line: 1) for text in texts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,10 @@ def place(model: str) -> EncoderPlace:
     return EncoderPlace(files.folder, files, Embedding(model=model, max_tokens=32, dtype="float32"))
 
 
-@pytest.fixture
-def opened(tmp_path):
-    """(engine, the source) of a run that was filtered and rid of equal documents, in several splits."""
+@pytest.fixture(scope="module")
+def deduplicated(tmp_path_factory):
+    """The source of a run that was filtered and rid of equal documents, in several splits."""
+    tmp_path = tmp_path_factory.mktemp("embeddings")
     (tmp_path / "in").mkdir()
     for k in range(2):
         rows = [json.dumps({"text": text}) + "\n" for text in TEXTS[12 * k : 12 * k + 12]]
@@ -64,7 +66,13 @@ def opened(tmp_path):
         "r.yaml",
     )
     made = run(recipe, str(tmp_path / "run"), inline=True, until="dedup", progress=Progress(stream=None))
-    return Engine(made.location, Inline(), Progress(stream=None)), made.sources["s"]
+    return made.sources["s"]
+
+
+@pytest.fixture
+def opened(deduplicated, tmp_path):
+    """(engine that writes elsewhere, the source) of that run."""
+    return Engine(str(tmp_path / "run"), Inline(), Progress(stream=None)), replace(deduplicated, embedded={})
 
 
 def stored(split) -> tuple[np.ndarray, np.ndarray]:
