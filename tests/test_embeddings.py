@@ -17,7 +17,7 @@ from winnow.filters.encoder_files import find
 from winnow.pipelines import embeddings, encoders
 from winnow.pipelines.cluster import Inline
 from winnow.pipelines.corpus import run
-from winnow.pipelines.device import CPU
+from winnow.pipelines.device import CPU, Device
 from winnow.pipelines.embeddings import EmbeddingSpec, requests_of
 from winnow.pipelines.encoders import EncoderPlace
 from winnow.pipelines.engine import Engine
@@ -126,6 +126,30 @@ def test_two_tasks_give_what_one_does(opened, place, tmp_path, monkeypatch):
         spec = EmbeddingSpec(item, place, "cpu", tokens.location)
         assert embeddings.vectors_task(spec, two) == counts
         assert one.files == two.files
+
+
+class GpuOfATest(Device):
+    """Asks for a GPU, and computes on the CPU."""
+
+    torch = "cpu"
+
+
+def test_for_a_gpu_tokens_go_before_and_only_for_what_is_missing(opened, place, tmp_path):
+    engine, source = opened
+    (alone,) = requests_of(str(tmp_path / "alone"), "default", source, place, CPU)
+    expected = Engine(str(tmp_path / "alone"), Inline(), Progress(stream=None)).perform_all([alone])[0]
+    tokens, vectors = requests_of(engine.run, "default", source, place, GpuOfATest(1.0))
+    assert vectors.stage == alone.stage
+    assert [task.gpus for task in tokens.tasks] == [0] * len(vectors.tasks)
+    assert {task.after for task in vectors.tasks} == {(tokens.stage.name, t.index) for t in tokens.tasks}
+    *_, done = engine.perform_all([tokens, vectors])
+    assert [r.outputs for r in done.records] == [r.outputs for r in expected.records]
+    (Path(done.location) / "records" / "00000001.json").unlink()
+    tokens, vectors = requests_of(engine.run, "default", source, place, GpuOfATest(1.0))
+    assert [task.index for task in tokens.tasks] == [1]
+    assert [d.redone for d in engine.perform_all([tokens, vectors])] == [0, 1]
+    (again,) = requests_of(engine.run, "default", source, place, GpuOfATest(1.0))
+    assert engine.perform_all([again])[0].redone == 0
 
 
 def test_what_is_recorded_is_not_made_again(opened, place, monkeypatch):
