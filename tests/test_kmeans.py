@@ -10,13 +10,7 @@ torch = pytest.importorskip("torch", reason="needs the extra embed")
 from winnow.filters import largest_cosine  # noqa: E402
 from winnow.filters.kmeans import assign, fit  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def unit(rows):

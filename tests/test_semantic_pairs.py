@@ -17,13 +17,7 @@ from winnow.filters.semantic_pairs import (  # noqa: E402
     nearest_kept_many,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def unit(rows):

