@@ -100,7 +100,7 @@ class Quality(Bounds):
     @property
     def signal(self) -> str:
         """The name of its signal."""
-        return f"{self.name}.{self.as_ or _stem(self.model)}"
+        return f"{self.name}.{self.as_ or stem(self.model)}"
 
     @property
     def file(self) -> ModelFile | None:
@@ -302,7 +302,8 @@ def checked_name(name: str | None) -> str | None:
     return name
 
 
-def _stem(model: str) -> str:
+def stem(model: str) -> str:
+    """A model's name as signals have it."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.(bin|ftz)$", "", PurePath(model).name))
 
 

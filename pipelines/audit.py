@@ -155,7 +155,7 @@ def reasons_named(run: FinishedRun, wanted: str) -> set[str]:
     for facts in run.mixture["sources"]:
         reasons |= set(facts["lost"])
     uses = [use for source in run.recipe.sources.values() for use in source.quality]
-    judged = {r.name for use in uses for r in bounds(use.classifier, Signal(use.classifier), use)}
+    judged = {r.name for use in uses for r in bounds(use.scorer, Signal(use.scorer), use)}
     reasons |= judged
     reasons |= {step.name for step in run.recipe.dedup_steps()}
     if wanted in reasons:

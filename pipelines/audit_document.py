@@ -237,14 +237,14 @@ def _with_rules(
     uses = run.recipe.sources[place.source].quality
     stages = {stage.rpartition("-")[0]: stage for stage in identity["inputs"]}
     signals: dict[str, np.ndarray] = {}
-    for classifier in dict.fromkeys(use.classifier for use in uses):
+    for classifier in dict.fromkeys(use.scorer for use in uses):
         stage = stages[quality_step.scores_stage(classifier, place.source)]
         file = storage.join(run.location, "stages", stage, quality_step.score_name(split))
         if not storage.exists(file):
             return story
         scores = aligned_rows(file, [number])[number].column("score")
         signals[classifier] = scores.to_numpy(zero_copy_only=False)
-    rules = [rule for use in uses for rule in bounds(use.classifier, Signal(use.classifier), use)]
+    rules = [rule for use in uses for rule in bounds(use.scorer, Signal(use.scorer), use)]
     stored = identity["settings"].get("cuts", [])
     id_ = pa.record_batch({"id": pa.array([bytes.fromhex(place.document)], tables.ID)})
     draws = draws_of(id_, identity["settings"].get("seed", 0))

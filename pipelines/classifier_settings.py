@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 from winnow.filters.classifier_training import TrainingOptions
 from winnow.filters.embedding_settings import DEFAULT
 from winnow.filters.head_settings import USED, HeadOptions
-from winnow.filters.quality import Bounds
+from winnow.filters.quality import Bounds, stem
+from winnow.filters.quality import Quality as FastText
 from winnow.pipelines.source_settings import (
     Count,
     Filters,
@@ -118,32 +119,66 @@ class EmbeddingClassifier(Settings):
 
 
 class Quality(Bounds):
-    """Keeps documents by the score of a classifier on embeddings; without a bound all, and their scores are stored."""
+    """Keeps documents by the score of a classifier, behind dedup; without a bound all, and their scores are stored."""
 
-    classifier: SourceName
-    """One of the recipe's `embedding_classifiers`."""
+    classifier: SourceName | None = None
+    """One of the recipe's `embedding_classifiers`, or of its `classifiers`."""
+    model: Text | None = None
+    """In its place, the path of a fastText model (.bin or .ftz)."""
+    label: Text = "hq"
+    """Of fastText: the label whose probability is the score, with or without `__label__`."""
+    newlines: Literal["space", "remove"] = "space"
+    """Of fastText: how a text becomes one line, as for the filter `fasttext`."""
+
+    @model_validator(mode="after")
+    def _one_classifier(self) -> Quality:
+        if (self.classifier is None) == (self.model is None):
+            raise ValueError("a `classifier` of the recipe or a `model` is wanted, one of them")
+        return self
+
+    @property
+    def scorer(self) -> str:
+        """What its scores and bounds are called: the classifier, or the model's name without `.bin` or `.ftz`."""
+        return self.classifier or stem(str(self.model))
+
+    @property
+    def fasttext(self) -> FastText:
+        """The filter that would give the same scores."""
+        model = str(self.classifier or self.model)
+        return FastText.model_validate({"model": model, "label": self.label, "newlines": self.newlines})
 
 
 def quality_mistakes(
-    uses: Sequence[Quality], classifiers: Mapping[str, EmbeddingClassifier]
+    uses: Sequence[Quality],
+    classifiers: Mapping[str, EmbeddingClassifier],
+    fasttext: Collection[str] = (),
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """(place in it, what is wrong) of a source's `quality`: bounds that are there twice, or that nothing passes.
 
-    A classifier that is not among `classifiers` may have any scores.
+    fasttext : the recipe's fastText classifiers. A classifier that is none of all these may have any scores.
     """
     seen: set[tuple[str, str]] = set()
+    meant: dict[str, tuple[str | None, ...]] = {}
     for i, use in enumerate(uses):
+        name = use.scorer
+        asked = (use.classifier, use.model, use.label, use.newlines)
+        if meant.setdefault(name, asked) != asked:
+            yield (
+                (i,),
+                f"{name!r} scores otherwise above; one model has one label and one way to make lines here",
+            )
         for bound in BOUNDS:
             if getattr(use, bound) is not None:
-                if (use.classifier, bound) in seen:
-                    yield (i, bound), f"there is a {bound} of {use.classifier!r} above; one is enough"
-                seen.add((use.classifier, bound))
-        if use.classifier not in classifiers or not classifiers[use.classifier].probabilities:
+                if (name, bound) in seen:
+                    yield (i, bound), f"there is a {bound} of {name!r} above; one is enough"
+                seen.add((name, bound))
+        of_text = use.model is not None or use.classifier in fasttext
+        if not (of_text or (name in classifiers and classifiers[name].probabilities)):
             continue
         outside = {"min_score": (use.min_score or 0) > 1, "max_score": (use.max_score or 0) < 0}
         for bound in (bound for bound, is_outside in outside.items() if is_outside):
             limit = getattr(use, bound)
             yield (
                 (i, bound),
-                f"nothing passes {limit:g}: the scores of {use.classifier!r} are probabilities, from 0 to 1",
+                f"nothing passes {limit:g}: the scores of {name!r} are probabilities, from 0 to 1",
             )

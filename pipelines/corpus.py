@@ -30,13 +30,13 @@ from winnow.pipelines import (
     lease,
     mixing,
     models,
-    packings,
     plan_dedup,
     publish,
     quality_step,
     reading,
     sampling,
     stream,
+    tokenizer_stage,
     tokens,
     tracing,
     training,
@@ -45,19 +45,17 @@ from winnow.pipelines.cluster import Cluster, Inline, Task
 from winnow.pipelines.dedup_settings import Step
 from winnow.pipelines.engine import Done, Engine, Request, RunError
 from winnow.pipelines.exclude import Excluded
-from winnow.pipelines.planning import Plan, SourcePlan, plan
+from winnow.pipelines.planning import Plan, SourcePlan, need_all, plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Stage
 from winnow.pipelines.standing import standings
-from winnow.shards import feed, mixture, storage
+from winnow.shards import feed, loss_mask, mixture, storage
 from winnow.shards.inputs import InputError
-from winnow.tokenize.encoder import BackendChoice, Vocabulary, check_append, choose_backend
-from winnow.tokenize.source import TokenizerError, TokenizerSource, resolve
+from winnow.tokenize.encoder import BackendChoice, Vocabulary, choose_backend
 
 STAGES = ("documents", "filters", "dedup", "tokens", "stream", "shards")
 """What `--until` takes."""
-CONTROL_TOKENS = ("eos_token", "bos_token", "pad_token")
 
 
 @dataclass
@@ -138,20 +136,32 @@ class Corpus:
 
     @property
     def vectors(self) -> dict[str, Any]:
-        """What decisions by vectors depend on beside the recipe: encoders' files, and the heads that were trained."""
-        if self.embeddings is None:
-            return {}
-        heads = {name: done.records[0].counts["sha256"] for name, done in self.embedding_classifiers.items()}
-        return {
-            "encoders": {n: e.identity for n, e in self.embeddings.encoders.items()},
-            "classifiers": heads,
-        }
+        """What `semantic`, `prototypes` and `quality` depend on beside the recipe: files of encoders and models."""
+        uses = [use for source in self.recipe.sources.values() for use in source.quality]
+        models = {n: self.models[n].sha256 for use in uses if (n := use.fasttext.model) in self.models}
+        found: dict[str, Any] = {"models": models} if models else {}
+        if self.embeddings is not None:
+            found["encoders"] = {n: e.identity for n, e in self.embeddings.encoders.items()}
+            heads = self.embedding_classifiers.items()
+            found["classifiers"] = {name: done.records[0].counts["sha256"] for name, done in heads}
+        return found
 
     @property
     def tokenizing(self) -> tokens.Tokenizing:
         """How documents become tokens."""
         assert self.backend is not None
-        return tokens.Tokenizing(self.tokenizer, self.backend.name, self.recipe.tokenizer.append)
+        chats = {
+            name: tokens.Chats(source.read.chat.max_tokens)
+            for name, source in self.recipe.sources.items()
+            if source.read.chat is not None
+        }
+        append = self.recipe.tokenizer.append
+        return tokens.Tokenizing(self.tokenizer, self.backend.name, append, chats, self.masked)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the shards say which tokens are trained on."""
+        return loss_mask.COLUMN in self.recipe.shards.columns
 
 
 def run(
@@ -178,15 +188,17 @@ def run(
     progress = progress if progress is not None else Progress()
     out = storage.absolute(out)
     _check_out(recipe, out)
-    planned = plan(recipe, progress.say, publish.roots_of(out))
+    planned = plan(recipe, progress.say, publish.roots_of(out), publish.commits_of(out))
+    need_all(planned)
+    recipe = planned.recipe
     plan_dedup.check(planned)
     lists = exclude.read_lists(recipe)
-    source = _tokenizer_source(recipe)
+    source = tokenizer_stage.source_of(recipe)
     with lease.Lease(out):
         engine = Engine(out, Inline(), progress)
         try:
             publish.begin(out, planned)
-            tokenizer = _tokenizer(engine, recipe, source)
+            tokenizer = tokenizer_stage.tokenizer(engine, recipe, source)
             found = models.fetch(engine, recipe)
             places, encoder_stages = encoders.fetch(engine, recipe)
             if not inline:
@@ -218,43 +230,6 @@ def _check_out(recipe: Recipe, out: str) -> None:
     if name is not None and name != recipe.name:
         message = f"{out} holds the run {name!r}, not {recipe.name!r}; choose another --out"
         raise recipe.located(("name",), message)
-
-
-def _tokenizer_source(recipe: Recipe) -> TokenizerSource:
-    try:
-        return resolve(recipe.tokenizer.name)
-    except TokenizerError as error:
-        raise recipe.located(("tokenizer", "name"), str(error)) from error
-
-
-def _tokenizer(engine: Engine, recipe: Recipe, source: TokenizerSource) -> Done:
-    """The tokenizer's stage. It takes a second once, so it is the driver's own work, not Ray's."""
-    settings = recipe.tokenizer
-    spec = tokens.TokenizerSpec(source, settings.eos_token, settings.bos_token, settings.pad_token)
-    identity = {
-        "name": source.name,
-        "kind": source.kind,
-        "sha256": source.sha256,
-        "eos_token": spec.eos_token,
-        "bos_token": spec.bos_token,
-    } | ({"pad_token": spec.pad_token} if spec.pad_token else {})
-    stage = Stage("tokenizer", tokens.VERSION, identity)
-    try:
-        done = engine.perform(stage, [Task(0, tokens.tokenizer_task, spec)])
-        vocabulary = tokens.load_vocabulary(done.location)
-        check_append(vocabulary, settings.append)
-    except TokenizerError as error:
-        raise recipe.located(("tokenizer", "name"), str(error)) from error
-    except RunError as error:
-        cause = getattr(error.__cause__, "cause", None)
-        if isinstance(cause, TokenizerError):
-            named = [key for key in CONTROL_TOKENS if str(cause).startswith(f"{getattr(settings, key)!r} ")]
-            raise recipe.located(("tokenizer", *(named or ["name"])), str(cause)) from error
-        raise
-    packings.check_vocabulary(recipe, vocabulary)
-    for packing in packings.packings(recipe.sequence):
-        mixing.layout_of(recipe, vocabulary, packing)  # a sample that fits no shard is said before any work
-    return done
 
 
 def _corpus(
@@ -353,7 +328,10 @@ def _deduplicate(engine: Engine, planned: Plan, corpus: Corpus) -> None:
     if corpus.embedding_classifiers:
         assert corpus.embeddings is not None
         embeddings.embed(engine, planned.recipe, corpus.sources, corpus.embeddings)
-        quality_step.judge(engine, planned.recipe, corpus.sources, corpus.embedding_classifiers)
+    if any(source.plan.source.quality for source in corpus.sources.values()):
+        quality_step.judge(
+            engine, planned.recipe, corpus.sources, corpus.embedding_classifiers, corpus.models
+        )
     corpus.lasting = [done for done in engine.done.values() if done.stage.kind in dedup.LASTING]
 
 
@@ -374,7 +352,7 @@ def _shuffle(engine: Engine, planned: Plan, corpus: Corpus) -> None:
         heldout = source.plan.source.heldout
         fraction = heldout.fraction if heldout else 0.0
         limit = recipe.limits.partition_bytes
-        dtype = corpus.vocabulary.dtype
+        dtype = "uint32" if corpus.masked else corpus.vocabulary.dtype
         works.append(stream.shuffle(engine, source.name, source.tokens, dtype, recipe.seed, fraction, limit))
     for source, shuffled in zip(corpus.sources.values(), engine.together(*works), strict=True):
         source.shuffled = shuffled
@@ -396,6 +374,8 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
     for source in corpus.sources.values():
         settings = {"text": recipe.dropped_text, "seed": recipe.seed}
         upstream = [done.stage.directory for done in (source.filters, *source.steps)]
+        chats = source.tokens if source.name in corpus.tokenizing.chats else None
+        upstream += [chats.stage.directory] if chats else []
         stage = Stage(f"dropped.{source.name}", dropped.VERSION, settings, tuple(upstream))
         thresholds = dropped.thresholds_of(source.steps)
         specs = [
@@ -406,6 +386,7 @@ def _report_dropped(engine: Engine, corpus: Corpus) -> None:
                 text=recipe.dropped_text,
                 seed=recipe.seed,
                 thresholds=thresholds,
+                tokens=chats.location if chats else None,
             )
             for standing in standings(source)
         ]

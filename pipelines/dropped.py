@@ -1,10 +1,11 @@
 """What went, and why: RUN/dropped/<source>/, a row per document that did not stay.
 
-Columns: id, key, stage (`read`, `filters`, `dedup`, `quality`), filter (the reason, the first failing rule, the step of
-dedup), detail (what some filters and steps say beside the score: a language, another library's reason, a benchmark's
-item), score, threshold (the bound that the score crossed, of rules and of steps that compare vectors, where it is the
-highest cosine that stays), failing (all failing rules), survivor (the document that dedup keeps instead; of `semantic`
-the one before it that it is most like, which may be dropped itself), text, raw.
+Columns: id, key, stage (`read`, `filters`, `dedup`, `quality`, `tokens`), filter (the reason, the first failing rule,
+the step of dedup, `max_tokens` of a conversation of which not one exchange fits), detail (what some filters and steps
+say beside the score: a language, another library's reason, a benchmark's item), score, threshold (the bound that the
+score crossed, of rules and of steps that compare vectors, where it is the highest cosine that stays), failing (all
+failing rules), survivor (the document that dedup keeps instead; of `semantic` the one before it that it is most like,
+which may be dropped itself), text, raw.
 `text` is there for a seeded sample per filter and split (`dropped_text: sample`), for all, or for none; `raw` is the
 bytes of a malformed row, at most 64 KiB. For `read` the score is the row's size in bytes.
 
@@ -25,7 +26,7 @@ from winnow.pipelines import quality_step
 from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.documents import LOST_SCHEMA, details_of, failing_names, lost_batch, name
 from winnow.pipelines.records import Outputs
-from winnow.pipelines.standing import Standing, step_of, verdict_name
+from winnow.pipelines.standing import Standing, step_of, texts_of, verdict_name
 from winnow.pipelines.vector_cut import bound_of
 from winnow.shards import storage, tables
 
@@ -51,6 +52,8 @@ class DroppedSpec:
     seed: int
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """`thresholds_of` the steps that the source went through."""
+    tokens: str | None = None
+    """Location of the tokens of a source of conversations, which may be too long."""
 
 
 def thresholds_of(steps: Iterable[Done]) -> dict[str, float]:
@@ -118,6 +121,33 @@ def _dropped(spec: DroppedSpec, *, with_text: bool) -> Iterator[tuple[pa.RecordB
         if batch.num_rows:
             yield _blank(batch, "text"), batch.column("text") if with_text else None
     yield from _dropped_later(spec, with_text=with_text)
+    if spec.tokens is not None:
+        yield from _too_long(spec, spec.tokens, with_text=with_text)
+
+
+def _too_long(
+    spec: DroppedSpec, tokens: str, *, with_text: bool
+) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
+    """Conversations that became no tokens."""
+    index = tables.Aligned(
+        tables.arrow_batches(storage.join(tokens, name("index", spec.standing.split, "arrow")))
+    )
+    before = 0
+    for batch in texts_of(spec.standing, ["id", "key"]):
+        ends = index.take(len(batch.texts)).column("end").to_numpy().astype(np.int64)
+        where = np.flatnonzero(np.diff(ends, prepend=before) == 0)
+        before = int(ends[-1])
+        if not len(where):
+            continue
+        take = pa.array(where)
+        gone = lost_batch(
+            ids=batch.rows.column("id").take(take),
+            keys=batch.rows.column("key").take(take),
+            stage="tokens",
+            filters=["max_tokens"] * len(where),
+        )
+        gone = gone.add_column(SURVIVOR, SCHEMA.field("survivor"), pa.nulls(len(where), tables.ID))
+        yield gone, batch.texts.take(take) if with_text else None
 
 
 def _blank(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:

@@ -136,7 +136,11 @@ def needed_by(recipe: Recipe, source: str) -> list[str]:
         for group in step.groups
         if step.name in WITH_VECTORS and source in group.sources
     ]
-    named += [recipe.embedding_classifiers[q.classifier].embedding for q in recipe.sources[source].quality]
+    named += [
+        recipe.embedding_classifiers[q.classifier].embedding
+        for q in recipe.sources[source].quality
+        if q.classifier in recipe.embedding_classifiers
+    ]
     return list(dict.fromkeys(named))
 
 

@@ -6,10 +6,11 @@
     datatrove   OUT/<source>/<split>/NNNNN.ds, .ds.index and .ds.metadata: a folder is one dataset of nanotron
     parquet     OUT/<source>/<split>/NNNNN.parquet
 
-Nothing is tokenized again. Documents without tokens and excluded ones are left out. A file appears whole or not
-at all, and `OUT/export.json` lists a stream only when all its files are there, so the same command continues an
-export that was interrupted, and adds sources to one that was finished. A file that is no export's, or an export of
-other tokens, is an error.
+Nothing is tokenized again. Which tokens are trained on (`shards: {columns: [loss_mask]}`) is not exported: ids are
+written without it. Documents without tokens and excluded ones are left out. A file appears whole or not at all, and
+`OUT/export.json` lists a stream only when all its files are there, so the same command continues an export that was
+interrupted, and adds sources to one that was finished. A file that is no export's, or an export of other tokens, is an
+error.
 
 Memory: the rows of a partition (`limits.partition_bytes`), and `BLOCK` tokens or one longer document.
 """
@@ -30,7 +31,7 @@ from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.lease import Lease
 from winnow.pipelines.pack import SPLITS
 from winnow.pipelines.records import completed
-from winnow.shards import megatron, storage, tables, token_files, token_stream
+from winnow.shards import loss_mask, megatron, storage, tables, token_files, token_stream
 from winnow.shards.token_files import Documents
 from winnow.shards.token_stream import Partition, TokenStream
 from winnow.tokenize.source import MISTRAL, NEOX, NEOX_REPOSITORY
@@ -156,7 +157,8 @@ def stream_of(run: FinishedRun, source: str, split: str) -> TokenStream:
         for i in sorted(records)
         if (i < train) == (split == "train")
     ]
-    return token_stream.build(parts, run.mixture["tokenizer"]["dtype"], stream.ROWS)
+    masked = loss_mask.COLUMN in run.recipe.shards.columns
+    return token_stream.build(parts, run.mixture["tokenizer"]["dtype"], stream.ROWS, masked=masked)
 
 
 def documents(unit: Unit) -> Iterator[Documents]:
@@ -172,6 +174,8 @@ def documents(unit: Unit) -> Iterator[Documents]:
             if inside.any():
                 lengths = (ends - begins)[first:last]
                 ids = tokens.tokens(int(begins[first]), int(ends[last - 1]))
+                if tokens.masked:
+                    ids = loss_mask.ids_of(ids).astype(tokens.dtype)
                 if not inside.all():
                     ids = ids[np.repeat(inside, lengths)]
                 high, low = (rows[field][first:last][inside] for field in ("high", "low"))

@@ -24,9 +24,8 @@ from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Record, Stage
 from winnow.shards import storage
 from winnow.shards.inputs import InputError
+from winnow.shards.rows import is_malformed
 
-MALFORMED = ("json", "not-an-object", "missing-column", "wrong-type", "utf8", "surrogate", "too-large")
-"""Reasons that count against `max_bad_rows`."""
 Filters = tuple[Any, ...]
 """The settings of a source's filters, in order, each with the model it needs."""
 
@@ -94,7 +93,23 @@ def documents_stage(recipe: Recipe, source: SourcePlan, filters: Filters) -> Sta
         "files": listings.listing_digest(source),
         "segments": [_segment_identity(part, last=part is parts[-1]) for part in parts],
     }
-    return Stage(f"documents.{source.name}", documents.VERSION, settings)
+    return Stage(f"documents.{source.name}", documents.VERSION, settings | _made_of(source))
+
+
+def _made_of(source: SourcePlan) -> dict[str, Any]:
+    """What a recipe may ask of texts beside columns that are taken as they stand."""
+    read, asked = source.read, source.source.read
+    wanted = {
+        "parse": list(read.parse),
+        "members": list(read.members),
+        "config": read.config,
+        "split": read.split,
+        "convert": read.convert and [type(read.convert).__name__, read.convert.model_dump(mode="json")],
+        # Its length is the tokenizer's to bound.
+        "chat": asked.chat and asked.chat.model_dump(mode="json", exclude={"max_tokens"}),
+        "template": asked.template,
+    }
+    return {key: value for key, value in wanted.items() if value}
 
 
 def _segment_identity(part: Segment, *, last: bool) -> dict[str, Any]:
@@ -139,7 +154,7 @@ def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], No
         if record.index not in splits:  # of a larger part of the source, read before
             return
         lost = record.counts["lost"]
-        bad = {r: lost[r] for r in MALFORMED if r in lost}
+        bad = {reason: n for reason, n in lost.items() if is_malformed(reason)}
         allowed = max(1, int(recipe.max_bad_rows * record.counts["rows"])) if recipe.max_bad_rows else 0
         if sum(bad.values()) > allowed:
             split = splits[record.index]

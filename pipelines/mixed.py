@@ -111,7 +111,8 @@ def _put_rows(spec: ShardSpec, reads: Sequence[Read], outputs: Outputs) -> mds.E
         block = read.rows.rows(first, last)
         picked = read.wanted - first
         # A first pass wants every row of a range once.
-        filled.rows[read.where] = block if np.array_equal(picked, np.arange(len(block))) else block[picked]
+        wanted = block if np.array_equal(picked, np.arange(len(block))) else block[picked]
+        filled.put(read.where, wanted)
     return put_shard(mds.finish_shard(filled, spec.layout, spec.shard), "train", outputs)
 
 
@@ -229,12 +230,7 @@ def mixed_stream(
         "sources": [[name, rows.n_rows, rows.begin, n] for name, rows, n in drawn],
         "seed": seed,
         "block_rows": BLOCK_ROWS,
-        "dtype": layout.dtype,
-        "length": layout.length,
-        "hashes": list(layout.hashes),
-        "compression": layout.compression,
-        "size_limit": layout.size_limit,
-    }
+    } | layout.facts
     order = order_of(settings)
     name = f"mixed-{packing}" if packing else "mixed"
     stage = Stage(name, VERSION, settings, (*sorted(upstream), tokenizer.stage.directory))

@@ -23,7 +23,7 @@ from winnow.pipelines.planned_mixture import plan_shares
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import total
 from winnow.pipelines.standing import standings
-from winnow.shards import mds, mixture
+from winnow.shards import loss_mask, mds, mixture
 from winnow.tokenize.encoder import Vocabulary
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def layout_of(recipe: Recipe, vocabulary: Vocabulary, packing: Packing) -> mds.L
             hashes=tuple(recipe.shards.hashes),
             compression=recipe.shards.compression,
             size_limit=recipe.shards.size_limit,
+            loss_mask=loss_mask.COLUMN in recipe.shards.columns,
         )
     except ValueError as error:
         raise recipe.located(("shards", "size_limit"), str(error)) from error
@@ -173,6 +174,8 @@ def _of_source(corpus: Corpus, source: SourceRun, way: Packing, main: bool) -> W
         pad_id=vocabulary.pad_id,
         seed=recipe.seed,
         main=main,
+        masked=corpus.masked,
+        templated=recipe.sources[source.name].read.chat is not None,
     )
     layout = layout_of(recipe, vocabulary, way)
     splits = ("val",) if recipe.mixture.output == "mixed" else pack.SPLITS

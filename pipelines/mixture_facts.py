@@ -181,9 +181,16 @@ def _source_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any]:
         "kept_documents": total(source.tokens.records, "documents"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),
+        **_only_some_count(source.tokens.records),
         "excluded": _excluded_facts(corpus, source),
         "groups": grouping.groups_of(source.groups) if source.groups else {},
     } | {split: _split_facts(corpus, source, split) for split in pack.SPLITS}
+
+
+def _only_some_count(records: Sequence[Record]) -> dict[str, int]:
+    """Tokens that are trained on, where shards say which; conversations that lost turns, or all of them."""
+    counts = ("trained_tokens", "shortened_chats", "too_long_chats")
+    return {what: total(records, what) for what in counts if any(what in r.counts for r in records)}
 
 
 def _added(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
@@ -203,12 +210,12 @@ def _classifier_facts(done: Done) -> dict[str, Any]:
 
 
 def _quality_scores(corpus: Corpus, source: SourceRun) -> dict[str, dict[str, Any]]:
-    """By classifier on embeddings: how many documents of the source it scored, and the deciles of their scores."""
+    """By classifier of `quality`: how many documents of the source it scored, and the deciles of their scores."""
     scored = {done.stage.name: done.records for done in corpus.lasting}
     found = {}
     for use in corpus.recipe.sources[source.name].quality:
-        records = scored[quality_step.scores_stage(use.classifier, source.name)]
-        found[use.classifier] = {
+        records = scored[quality_step.scores_stage(use.scorer, source.name)]
+        found[use.scorer] = {
             "documents": total(records, "documents"),
             "deciles": quality_step.deciles(records),
         }
@@ -308,6 +315,11 @@ def _warnings(corpus: Corpus) -> list[str]:
         found += sampling.sampled_warnings(source)
         for part in source.shards:
             found += pack.warnings(source.name, part.packed)
+        if source.tokens and (n := total(source.tokens.records, "too_long_chats")):
+            found.append(
+                f"{source.name}: {n:,} conversations give no token: their first exchange is over max_tokens (see "
+                "RUN/dropped)"
+            )
         if source.excluded and source.excluded.counts["not_found"]:
             counts = source.excluded.counts
             shown = ", ".join(repr(entry) for entry in counts["not_found_first"][:3])

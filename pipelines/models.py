@@ -50,7 +50,7 @@ def with_files(settings: Any, files: Mapping[str, ModelFile]) -> Any:
 
 
 def fetch(engine: Engine, recipe: Recipe) -> dict[str, Done]:
-    """Bring every file of the recipe's filters that is not trained by it into the run; the stage of each by its name.
+    """Bring every file that filters and `quality` go by, and the recipe does not train, into RUN; its stage by name.
 
     The driver's own work. Raises RecipeError, at the filter's place, for one that cannot be found.
     """
@@ -65,6 +65,13 @@ def fetch(engine: Engine, recipe: Recipe) -> dict[str, Done]:
                         models[wanted] = _keep(engine, find(wanted))
             except ValueError as error:
                 raise recipe.located((*place, "filters", i, use.settings.name), str(error)) from error
+    for name, source in recipe.sources.items():
+        for i, judged in enumerate(source.quality):
+            if judged.model is not None and judged.model not in models:
+                try:
+                    models[judged.model] = _keep(engine, find(judged.model))
+                except ValueError as error:
+                    raise recipe.located(("sources", name, "quality", i, "model"), str(error)) from error
     return models
 
 

@@ -9,8 +9,8 @@ How rows lie in shards is arithmetic, so every shard is a task of its own and no
 Beside the shards, where trainers never look, lies the provenance: per shard a Parquet file that says
 which bytes of which documents each sample is made of.
 
-Memory: of a shard, twice its size, five bytes for each of its tokens, and the plans of its windows; of a plan, some 150
-bytes for each of its window's documents and pieces, and a partition's rows.
+Memory: of a shard, twice its size (with a loss mask three times), five bytes for each of its tokens, and the plans of
+its windows; of a plan, some 150 bytes for each of its window's documents and pieces, and a partition's rows.
 """
 
 from __future__ import annotations
@@ -124,13 +124,18 @@ def arrange(
     pad_id: int | None,
     seed: int,
     main: bool = True,
+    masked: bool = False,
+    templated: bool = False,
 ) -> Work[Arranged]:
     """Say where the documents of a source lie in rows.
 
     pack : `concat`, `pad` or `best-fit`; the latter two need a `pad_id`.
     main : whether this is the run's first packing; the stages of others carry its name.
+    masked, templated : of the source's tokens, as token_stream.TokenStream has them.
     """
-    streams = {split: stream_of(shuffled, split, dtype) for split in SPLITS}
+    streams = {
+        split: stream_of(shuffled, split, dtype, masked=masked, templated=templated) for split in SPLITS
+    }
     ranges = {split: packing.part(split, stream.n_tokens) for split, stream in streams.items()}
     part = {split: end - begin for split, (begin, end) in ranges.items()}
     directory = shuffled.done.stage.directory
@@ -204,7 +209,10 @@ def shard_task(spec: ShardSpec, outputs: Outputs) -> dict[str, Any]:
     """Write one shard and its provenance; the record holds the shard's index entry."""
     samples, first, last = spec.samples, spec.first_row, spec.last_row
     blank = mds.blank_shard(last - first, spec.layout)
-    samples.read(first, blank.rows)
+    if blank.mask is None:
+        samples.read(first, blank.rows)
+    else:
+        blank.put(slice(None), samples.rows(first, last))
     entry = put_shard(mds.finish_shard(blank, spec.layout, spec.shard), spec.split, outputs)
     del blank
     sizes, prefix = spelling(spec.tokenizer)
@@ -237,7 +245,9 @@ def provenance_name(split: str, shard: int) -> str:
     return f"provenance/{split}-{shard:08d}.parquet"
 
 
-def stream_of(shuffled: Shuffled, split: str, dtype: str) -> token_stream.TokenStream:
+def stream_of(
+    shuffled: Shuffled, split: str, dtype: str, *, masked: bool = False, templated: bool = False
+) -> token_stream.TokenStream:
     """The token stream of one split of a source."""
     location = shuffled.done.location
     parts = [
@@ -249,7 +259,7 @@ def stream_of(shuffled: Shuffled, split: str, dtype: str) -> token_stream.TokenS
         )
         for r in shuffled.split(split)
     ]
-    return token_stream.build(parts, dtype, ROWS)
+    return token_stream.build(parts, dtype, ROWS, masked=masked, templated=templated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,12 +344,7 @@ def pack(
     splits : those that shards are made of; documents are counted in all.
     """
     some = arranged.samples[SPLITS[0]]
-    settings = {
-        "dtype": layout.dtype,
-        "length": layout.length,
-        "hashes": list(layout.hashes),
-        "compression": layout.compression,
-        "size_limit": layout.size_limit,
+    settings = layout.facts | {
         "pack": arranged.pack,
         "part": [str(arranged.packing.begin), str(arranged.packing.end)],
         "pad_id": some.pad_id,

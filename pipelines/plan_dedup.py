@@ -28,14 +28,15 @@ LINES_SHARE, SUBSTRINGS_SHARE = 0.17, 0.46
 def check(plan: Plan) -> None:
     """Raises RecipeError where benchmarks' files, earlier runs, or packages and directories of encoders are not there.
 
-    Nothing has been started yet.
+    Nothing has been started yet. Of benchmarks that cannot be reached nothing is said.
     """
     plan_vectors.check(plan.recipe)
     for step in plan.recipe.dedup_steps():
         for group in step.groups:
             try:
                 if step.name == "decontaminate":
-                    find_files(group.settings.benchmarks)
+                    benchmarks = group.settings.benchmarks.items()
+                    find_files({name: b for name, b in benchmarks if name not in plan.unreached})
                 earlier_sources(group.against)
             except InputError as error:
                 raise plan.recipe.located(place_of(step, group), str(error)) from error
@@ -101,7 +102,8 @@ def _filter(plan: Plan, step: Step, group: Group, text: float) -> dict[str, int]
     settings, limits = group.settings, plan.recipe.limits
     ngrams = int(text / NGRAM_BYTES)
     largest = -(-ngrams // settings.shards)
-    if message := refusal(ngrams, largest, LONGEST, settings, limits):
+    known = all(s.unknown is None for s in plan.sources if s.name in group.sources)
+    if known and (message := refusal(ngrams, largest, LONGEST, settings, limits)):
         raise plan.recipe.located(place_of(step, group), f"by estimate, {message}")
     return {
         "shards": settings.shards,

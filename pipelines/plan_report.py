@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from winnow.pipelines.located import RecipeError
 from winnow.pipelines.mixture_report import Shown, grid_of, in_units, line_of, percent, printed_grids
 from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.plan_dedup import dedup_facts
+from winnow.pipelines.plan_shares import drawn, unknown_facts, unknown_lines
 from winnow.pipelines.plan_vectors import embedding_facts, embedding_lines, takes
-from winnow.pipelines.planned_mixture import plan_shares, printed_findings, printed_values, stated_shares
+from winnow.pipelines.planned_mixture import printed_findings, printed_values, stated_shares
 from winnow.pipelines.planning import Plan, SourcePlan, training_memory
 from winnow.pipelines.report import Column, Grid, output, print_grid
 from winnow.pipelines.sampling import proposals, sampling_facts, sampling_lines
-from winnow.shards import mixture
 
 CSV_HEADER = (
     "source", "weight", "wanted_proportion", "proportion", "proportion_is_estimate", "tokens_estimate",
@@ -38,44 +36,17 @@ COLUMNS = (
 )
 
 
-def _train_estimate(source: SourcePlan) -> int:
-    """Tokens of the source that are not held out; a source with a file has one at least, until it is read."""
-    heldout = source.source.heldout
-    return math.ceil(source.token_estimate * (1 - (heldout.fraction if heldout else 0.0)))
-
-
-def _shares(plan: Plan) -> tuple[list[mixture.Share], list[str]]:
-    """The mixture by estimate, and what there is to say of it. Raises RecipeError for one that cannot be.
-
-    Estimates may be off, so a source that would be repeated too often is no error yet, and it is said.
-    """
-    tokens = {s.name: _train_estimate(s) for s in plan.sources}
-    try:
-        shares = plan_shares(plan.recipe, tokens)
-    except RecipeError as error:
-        if plan.recipe.mixture.max_epochs is None:
-            raise
-        uncapped = plan.recipe.mixture.model_copy(update={"max_epochs": None})
-        shares = plan_shares(plan.recipe.model_copy(update={"mixture": uncapped}), tokens)
-        return shares, [f"by estimate, {error}", *mixture.warnings(shares)]
-    return shares, mixture.warnings(shares)
-
-
 def plan_facts(plan: Plan) -> dict[str, Any]:
     """A plan as plain values. Raises RecipeError for a mixture or a Bloom filter that cannot be."""
-    shares, warnings = _shares(plan)
+    shares, warnings = drawn(plan)
     stated = stated_shares(plan.recipe)
     sources = [
-        {
-            "name": s.name,
-            "root": s.root,
-            "files": len(s.files),
-            "stored_bytes": s.stored_bytes,
-            "splits": s.expected.n if s.expected else len(s.splits),
-            "partitions": plan.partitions(s),
-            "text_bytes_estimate": int(s.text_estimate),
+        _listed(plan, s)
+        | {
             "tokens_estimate": share.tokens,
-            "heldout_tokens_estimate": max(0, int(s.token_estimate) - share.tokens),
+            "heldout_tokens_estimate": (
+                None if share.tokens is None else max(0, int(s.token_estimate) - share.tokens)
+            ),
             "weight": s.source.weight,
             "wanted": share.wanted,
             "proportion": share.proportion,
@@ -95,8 +66,10 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         }
         for name, kinds in plan.examples.items()
     }
-    embeddings = embedding_facts(plan)
-    drawn = sum(s.effective_tokens for s in shares)
+    embeddings = [e | _left_out(plan, e["sources"], e["name"]) for e in embedding_facts(plan)]
+    known = replace(plan, sources=[s for s in plan.sources if s.unknown is None])
+    effective = [s.effective_tokens for s in shares if s.effective_tokens is not None]
+    budget = round(sum(effective)) if len(effective) == len(shares) else plan.recipe.mixture.tokens
     vectors = sum(e["vector_bytes_estimate"] for e in embeddings)
     return {
         "name": plan.recipe.name,
@@ -110,29 +83,67 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         },
         "sources": sources,
         "sampling": sampling_facts(plan),
-        "proposals": proposals(plan, {s.source: s.effective_tokens for s in shares}),
-        "dedup": dedup_facts(plan),
+        "proposals": proposals(known, {s.source: s.effective_tokens or 0.0 for s in shares}),
+        "unknown": unknown_facts(plan),
+        "dedup": [step | _left_out(plan, step["group"]) for step in dedup_facts(plan)],
         "embeddings": embeddings,
-        "budget_tokens": round(drawn),
+        "budget_tokens": budget,
         "budget_is_estimate": plan.recipe.mixture.tokens is None,
         "mixture_groups": [
             {"name": name, "of": list(group.of)} for name, group in plan.recipe.mixture.groups.items()
         ],
         "printed": [asdict(finding) for finding in printed_findings(plan.recipe)],
         "warnings": warnings,
-        "disk_bytes_estimate": int(plan.disk_estimate(drawn)) + vectors,
+        "disk_bytes_estimate": (
+            None
+            if any(s.tokens is None for s in shares) or budget is None
+            else int(plan.disk_estimate(budget)) + vectors
+        ),
         "task_memory_bytes": plan.task_memory,
         "ray_memory_bytes": plan.recipe.limits.task_memory,
     }
 
 
-def _examples(sources: Sequence[SourcePlan]) -> dict[str, dict[str, int]]:
+def _listed(plan: Plan, source: SourcePlan) -> dict[str, Any]:
+    """What the listing of a source says; None for what nobody knows."""
+    facts: dict[str, Any] = {"name": source.name, "root": source.root}
+    if source.commit is not None:
+        facts["commit"] = source.commit
+    if source.unknown is not None:
+        counts = ("files", "stored_bytes", "splits", "partitions", "text_bytes_estimate")
+        return facts | dict.fromkeys(counts)
+    return facts | {
+        "files": len(source.files),
+        "stored_bytes": source.stored_bytes,
+        "splits": source.expected.n if source.expected else len(source.splits),
+        "partitions": plan.partitions(source),
+        "text_bytes_estimate": int(source.text_estimate),
+    }
+
+
+def _left_out(plan: Plan, names: Sequence[str], embedding: str | None = None) -> dict[str, list[str]]:
+    """The sources, and an embedding's examples, of which estimates know nothing."""
+    users = [n for n, c in plan.recipe.embedding_classifiers.items() if c.embedding == embedding]
+    examples = [s for n in users for sources in plan.embedding_examples[n].values() for s in sources]
+    wanted = [*(s for s in plan.sources if s.name in names), *examples]
+    out = [s.name for s in wanted if s.unknown and s.said_tokens is None]
+    return {"left_out": out} if out else {}
+
+
+def _examples(sources: Sequence[SourcePlan]) -> dict[str, dict[str, int | None]]:
     """Files and bytes of each source of a classifier's examples."""
-    return {s.name.split(".", 2)[2]: {"files": len(s.files), "stored_bytes": s.stored_bytes} for s in sources}
+    return {
+        s.name.split(".", 2)[2]: {
+            "files": None if s.unknown else len(s.files),
+            "stored_bytes": None if s.unknown else s.stored_bytes,
+        }
+        for s in sources
+    }
 
 
 def _example(name: str, facts: dict[str, Any]) -> str:
-    return f"{name} ({show_bytes(facts['stored_bytes'])})"
+    size = facts["stored_bytes"]
+    return f"{name} ({'not known' if size is None else show_bytes(size)})"
 
 
 def _shown(kinds: dict[str, dict[str, Any]]) -> str:
@@ -157,7 +168,12 @@ def _step_line(step: dict[str, Any]) -> str:
     if "clusters_estimate" in step:
         of = f"~ {show_count(step['documents_estimate'])} documents"
         line += f"; {of} in {step['clusters_estimate']:,} clusters, {takes(step)}"
-    return line
+    return line + _without(step)
+
+
+def _without(facts: Mapping[str, Any]) -> str:
+    left_out = facts.get("left_out")
+    return f"; without {', '.join(left_out)}, of which nothing is known" if left_out else ""
 
 
 def plan_grids(facts: Mapping[str, Any]) -> list[Grid]:
@@ -181,7 +197,8 @@ def plan_grids(facts: Mapping[str, Any]) -> list[Grid]:
         }
         lines.append(line_of(counts))
     grid = grid_of(f"Plan of {facts['name']}", lines, facts["mixture_groups"], COLUMNS)
-    notes = [*grid.notes, *(f"warning: {warning}" for warning in facts["warnings"])]
+    warnings = (f"warning: {warning}" for warning in facts["warnings"])
+    notes = [*grid.notes, *unknown_lines(facts["unknown"]), *warnings]
     return [replace(grid, notes=notes), *printed_grids(facts)]
 
 
@@ -205,12 +222,13 @@ def print_plan(facts: Mapping[str, Any]) -> None:
         console.print(f"classifier {name} ({head} on embeddings): trained first, on {shown}", highlight=False)
     for line in sampling_lines(facts["sampling"], facts["proposals"]):
         console.print(line, highlight=False, markup=False)
-    for line in embedding_lines(facts["embeddings"]):
-        console.print(line, highlight=False, markup=False)
+    for e, line in zip(facts["embeddings"], embedding_lines(facts["embeddings"]), strict=True):
+        console.print(line + _without(e), highlight=False, markup=False)
     for step in facts["dedup"]:
         console.print(_step_line(step), highlight=False)
+    disk = facts["disk_bytes_estimate"]
     console.print(
-        f"disk below RUN ~ {show_bytes(facts['disk_bytes_estimate'])}; a task holds up to "
+        f"disk below RUN {'is not known' if disk is None else f'~ {show_bytes(disk)}'}; a task holds up to "
         f"~ {show_bytes(facts['task_memory_bytes'])} and asks Ray for {show_bytes(facts['ray_memory_bytes'])}"
     )
     console.print("Estimates (~) are before filters and dedup. Nothing was started.")

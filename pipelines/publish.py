@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from winnow.pipelines.listings import listing_digest
 from winnow.pipelines.mixing import layout_of
 from winnow.pipelines.mixture_facts import mixture_facts, stream_specs
 from winnow.pipelines.numbers import show_count
-from winnow.pipelines.planning import Plan, SourcePlan, expand
+from winnow.pipelines.places import expand
+from winnow.pipelines.planning import Plan, SourcePlan
 from winnow.pipelines.recipe import dump
 from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, identity_of, total
 from winnow.pipelines.source_settings import Read
@@ -44,9 +46,13 @@ PACKAGES = (
     "zstandard",
 )
 
+REVISIONS = "revisions.json"
+"""Keeps the commits of the hub's repositories that a run reads."""
+PINNED = re.compile(r"((?:hf://datasets/)?[\w.-]+/[\w.-]+)@(?:refs/(?:convert|pr)/)?[^/]+")
+
 
 def frozen(plan: Plan) -> str:
-    """The recipe as YAML with every default, the roots among them, filled in."""
+    """The recipe as YAML with every default filled in, roots, mirrors and the hub's commits among them."""
     recipe = plan.recipe
     sources = {
         s.name: s.source.model_copy(
@@ -58,7 +64,12 @@ def frozen(plan: Plan) -> str:
         )
         for s in plan.sources
     }
-    return dump(recipe.model_copy(update={"sources": sources, "dedup": _absolute(recipe.dedup)}))
+    update = {
+        "sources": sources,
+        "dedup": _absolute(recipe.dedup),
+        "mirrors": dict(plan.mirrors.table),
+    }
+    return dump(recipe.model_copy(update=update))
 
 
 def _absolute(dedup: Any) -> Any:
@@ -81,21 +92,31 @@ def _rooted(source: SourcePlan) -> Read:
     """How a source is read, with its root; paths that were relative to a working directory are below that."""
     read = source.source.read
     paths = read.path
+    if source.commit is not None:  # which is in `revision` from now on
+        named = [p for p in paths if read.format == "dataset" or p.startswith(storage.HUB)]
+        paths = [PINNED.sub(r"\1", p, count=1) if p in named else p for p in paths]
+    revision = source.commit or read.revision
+    if read.format == "dataset":
+        return read.model_copy(update={"path": paths, "revision": revision})
     if read.root is None:
         paths = [
-            relative_pattern(source.root, storage.absolute(p))
+            relative_pattern(source.named, storage.absolute(p))
             if expand(p) == p and storage.is_local(p)
             else p
             for p in paths
         ]
-    return read.model_copy(update={"root": source.root, "path": paths})
+    return read.model_copy(update={"root": source.named, "path": paths, "revision": revision})
 
 
 def begin(run: str, plan: Plan) -> None:
-    """Make the directory this recipe's, if it is nobody's yet."""
+    """Make the directory this recipe's, if it is nobody's yet, and keep the hub's commits."""
     place = storage.join(run, "recipe.yaml")
     if not storage.exists(place):
         storage.put_bytes(place, frozen(plan).encode())
+    if plan.commits != commits_of(run):
+        kept = {"schema": SCHEMA_VERSION, "commits": dict(sorted(plan.commits.items()))}
+        data = orjson.dumps(kept, option=orjson.OPT_INDENT_2)
+        storage.put_bytes(storage.join(run, REVISIONS), data)
 
 
 def name_of(run: str) -> str | None:
@@ -107,6 +128,22 @@ def roots_of(run: str) -> dict[str, str]:
     """The roots that an earlier run of this directory resolved, by source."""
     sources = _stored_recipe(run).get("sources") or {}
     return {name: source["read"]["root"] for name, source in sources.items()}
+
+
+def commits_of(run: str) -> dict[str, str]:
+    """The commits that an earlier run of this directory found, by repository and revision. Raises SchemaError."""
+    place = storage.join(run, REVISIONS)
+    if not storage.exists(place):
+        return {}
+    try:
+        kept = orjson.loads(storage.read_bytes(place))
+        if kept["schema"] != SCHEMA_VERSION:
+            raise SchemaError(f"{place}: is of schema {kept['schema']}, not {SCHEMA_VERSION}")
+        return dict(kept["commits"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, SchemaError):
+            raise
+        raise SchemaError(f"{place} is damaged: it is no table of commits") from error
 
 
 def _stored_recipe(run: str) -> dict[str, Any]:

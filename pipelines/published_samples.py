@@ -81,21 +81,21 @@ class Samples:
     def provenance(self, shard: int) -> str:
         return storage.join(self.location, provenance_name(self.split, shard))
 
-    def row(self, shard: int, row: int) -> np.ndarray:
-        """The tokens of a row: of a shard that is not compressed, only they are read."""
+    def row(self, shard: int, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(tokens, loss mask or None) of a row: of a shard that is not compressed, only they are read."""
         file = storage.join(self.location, self.split, f"shard.{shard:05}.mds")
         with readable(file):
             if self.layout.compression is None:
                 start, stop = np.frombuffer(storage.read_range(file, 4 + 4 * row, 8), "<u4").tolist()
-                return np.frombuffer(storage.read_range(file, start, stop - start), f"<u{self.item}")
+                return mds.row_columns(storage.read_range(file, start, stop - start), self.layout)
             index = storage.join(self.location, self.split, mds.INDEX_NAME)
             entries = {takedown.number_of(e): e for e in mds.read_index(storage.read_bytes(index))}
             raw = mds.raw_shard(storage.read_bytes(f"{file}.zstd"), entries[shard])
-            return mds.read_rows(raw, entries[shard], row, row + 1)[0]
-
-    @property
-    def item(self) -> int:
-        return np.dtype(self.layout.dtype).itemsize
+            tokens, mask = (
+                read(raw, entries[shard], row, row + 1) for read in (mds.read_rows, mds.read_mask)
+            )
+            assert tokens is not None
+            return tokens[0], None if mask is None else mask[0]
 
     def pieces(self, shard: int, row: int) -> pa.Table:
         """The provenance of a row, by its number in the base."""

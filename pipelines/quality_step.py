@@ -1,6 +1,6 @@
-"""Which documents of a source are good enough, by classifiers on embeddings?
+"""Which documents of a source are good enough, by classifiers on embeddings or on text?
 
-    embeddings ─▶ quality-scores (of each classifier) ─▶ (cuts, where a share is kept) ─▶ quality
+    embeddings, text ─▶ quality-scores (of each classifier) ─▶ (cuts, where a share is kept) ─▶ quality
 
 The stage `quality-scores.<classifier>.<source>` has for each split a file that is row-aligned with it: the score of
 every document that stands. The decision reads scores alone, so that another bound needs no vectors. Bounds are decided
@@ -13,8 +13,8 @@ Deciles of a source's scores are read off its splits' records: each holds the mi
 split's scores in their order (all of them, where there are fewer). So at a decile the share of documents is off by at
 most half a hundredth and a document of each split, and four digits of the score are kept.
 
-Memory: a batch of vectors (vectors.py) and 13 bytes for each document of a split; to find a cut, that of
-order_statistic.py.
+Memory: a batch of vectors (vectors.py) or of text, a fastText model, and 13 bytes for each document of a split; to
+find a cut, that of order_statistic.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from winnow.filters.embedding_head import from_bytes
+from winnow.filters.model_files import ModelFile
+from winnow.filters.quality import Quality as FastText
 from winnow.filters.quality import bounds
 from winnow.filters.rules import Cut, Rule, Signal, Verdicts, score_of
 from winnow.filters.rules import decide as decide_rules
@@ -34,11 +36,11 @@ from winnow.pipelines.cluster import Task
 from winnow.pipelines.cuts import rule_identity
 from winnow.pipelines.documents import Tally, name
 from winnow.pipelines.engine import Done, Engine, Request, Work
-from winnow.pipelines.models import FILE
+from winnow.pipelines.models import FILE, at_hand
 from winnow.pipelines.order_statistic import find_last, groups_of, places_of
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Outputs, Record, Stage
-from winnow.pipelines.standing import VERDICT_SCHEMA, Standing, rows_of, standings, write_verdicts
+from winnow.pipelines.standing import VERDICT_SCHEMA, Standing, rows_of, standings, texts_of, write_verdicts
 from winnow.pipelines.vectors import Embedded, embedded, vector_batches
 from winnow.pipelines.verdicts import draws_of
 from winnow.shards import storage, tables
@@ -82,6 +84,31 @@ def scores_task(spec: ScoresSpec, outputs: Outputs) -> dict[str, Any]:
     for members, vectors in vector_batches(spec.split):
         rows = members["row"].astype(np.int64)
         scores[rows], there[rows] = head.scores(vectors), True
+    return _put_scores(outputs, standing, scores, there)
+
+
+@dataclass(frozen=True, slots=True)
+class TextScoresSpec:
+    standing: Standing
+    settings: FastText
+    file: ModelFile
+
+
+def text_scores_task(spec: TextScoresSpec, outputs: Outputs) -> dict[str, Any]:
+    """As `scores_task`, by a fastText model: of each document's text behind all steps of dedup."""
+    (settings,) = at_hand((spec.settings,), {spec.settings.model: spec.file})
+    (measure,) = settings.measures()
+    scores, there = np.zeros(spec.standing.rows, np.float32), np.zeros(spec.standing.rows, bool)
+    for batch in texts_of(spec.standing):
+        texts = pa.record_batch([batch.texts], names=["text"])
+        scores[batch.where], there[batch.where] = measure.measure(texts)[measure.signal], True
+    return _put_scores(outputs, spec.standing, scores, there)
+
+
+def _put_scores(
+    outputs: Outputs, standing: Standing, scores: np.ndarray, there: np.ndarray
+) -> dict[str, Any]:
+    """Write float32[rows], null where `there` is not."""
     with (
         outputs.file(score_name(standing.split)) as path,
         tables.arrow_writer(path, SCORES) as writer,
@@ -243,9 +270,16 @@ def _verdict_batch(spec: Judged, batch: _Rows, dropped: np.ndarray) -> pa.Record
 
 
 def judge(
-    engine: Engine, recipe: Recipe, sources: Mapping[str, SourceRun], classifiers: Mapping[str, Done]
+    engine: Engine,
+    recipe: Recipe,
+    sources: Mapping[str, SourceRun],
+    classifiers: Mapping[str, Done],
+    models: Mapping[str, ModelFile],
 ) -> None:
-    """Decide every source with `quality`, whose vectors are there; its verdicts are the last of its `steps`."""
+    """Decide every source with `quality`, whose vectors are there; its verdicts are the last of its `steps`.
+
+    classifiers : the finished stages of those on embeddings. models : fastText's, by classifier or path.
+    """
     judged = [source for source in sources.values() if recipe.sources[source.name].quality]
     works = []
     for source in judged:
@@ -255,28 +289,35 @@ def judge(
             for embedding, done in source.embedded.items()
         }
         settings = recipe.sources[source.name].quality
-        works.append(decide(source.name, inputs, upstream, settings, classifiers, recipe, recipe.seed))
+        standing = standings(source)
+        works.append(decide(source.name, standing, inputs, upstream, settings, classifiers, models, recipe))
     for source, done in zip(judged, engine.together(*works), strict=True):
         source.steps.append(done)
 
 
 def decide(
     source: str,
+    standing: Sequence[Standing],
     inputs: Mapping[str, Sequence[Embedded]],
     upstream: Sequence[Stage],
     settings: Sequence[Quality],
     classifiers: Mapping[str, Done],
+    models: Mapping[str, ModelFile],
     recipe: Recipe,
-    seed: int,
 ) -> Work[Done]:
     """Score the documents of a source, and decide which stay; returns the stage of the verdicts.
 
-    inputs : the source's splits, by the name of the embedding. settings : one at least. classifiers : finished stages.
+    standing : the source's splits. inputs : the same with their vectors, by the name of the embedding. settings : one
+    at least. classifiers, models : as for `judge`.
     """
-    inside = tuple(stage.directory for stage in upstream)
+    inside, seed = tuple(stage.directory for stage in upstream), recipe.seed
     scores: dict[str, Done] = {}
     # Each once, in the order of their last use: what stays is shown with the score of the last.
-    for classifier in reversed(dict.fromkeys(use.classifier for use in reversed(settings))):
+    for use in reversed({use.scorer: use for use in reversed(settings)}.values()):
+        classifier = use.scorer
+        if use.classifier not in recipe.embedding_classifiers:
+            scores[classifier] = yield _text_scores(source, standing, inside, use, models)
+            continue
         splits = inputs[recipe.embedding_classifiers[classifier].embedding]
         trained = classifiers[classifier]
         stage = Stage(
@@ -288,9 +329,8 @@ def decide(
         tasks = [Task(s.standing.split, scores_task, ScoresSpec(s, trained.location)) for s in splits]
         scores[classifier] = yield Request(stage, tasks)
     places = tuple((classifier, done.location) for classifier, done in scores.items())
-    rules = tuple(rule for use in settings for rule in bounds(use.classifier, Signal(use.classifier), use))
+    rules = tuple(rule for use in settings for rule in bounds(use.scorer, Signal(use.scorer), use))
     found = (*inside, *(done.stage.directory for done in scores.values()))
-    standing = [s.standing for s in inputs[recipe.embedding_classifiers[settings[0].classifier].embedding]]
     cuts: dict[int, Cut] = {}
     for index, rule in enumerate(rules):
         if rule.fraction is None:
@@ -311,10 +351,26 @@ def decide(
             cuts[index] = Cut(last.score, last.low)
     identity = {
         "rules": [rule_identity(rule) for rule in rules],
-        "scores": [use.classifier for use in settings],
+        "scores": [use.scorer for use in settings],
     }
     if any(rule.fraction is not None for rule in rules):
         identity |= {"seed": seed, "cuts": [[i, c.score, c.draw] for i, c in cuts.items()]}
     final = Stage(f"{KIND}.{source}", VERSION, identity, found)
     tasks = [Task(s.split, verdicts_task, Judged(s, places, rules, cuts, seed)) for s in standing]
     return (yield Request(final, tasks))
+
+
+def _text_scores(
+    source: str,
+    standing: Sequence[Standing],
+    upstream: tuple[str, ...],
+    use: Quality,
+    models: Mapping[str, ModelFile],
+) -> Request:
+    """The stage of a fastText model's scores."""
+    settings = use.fasttext
+    file = models[settings.model]
+    identity = {"sha256": file.sha256, "label": settings.label, "newlines": settings.newlines}
+    stage = Stage(scores_stage(use.scorer, source), SCORES_VERSION, identity, upstream)
+    tasks = [Task(s.split, text_scores_task, TextScoresSpec(s, settings, file)) for s in standing]
+    return Request(stage, tasks)

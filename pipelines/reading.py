@@ -121,8 +121,10 @@ def _kept_stage(
         "dedup": said["dedup"],
         "vectors": vectors,
         "sources": {name: {key: source[key] for key in deciding} for name, source in said["sources"].items()},
+        "chats": {n: s.read.chat.max_tokens for n, s in recipe.sources.items() if s.read.chat},
         "rule": [sampling.MARGIN, sampling.ENOUGH, sampling.PILOT, sampling.PILOT_PART, sampling.GROWTH],
     }
+    settings = {key: value for key, value in settings.items() if key != "chats" or value}
     inputs = [filtering.documents_stage(recipe, s, filters[s.name]).directory for s in planned.sources]
     compared = []
     for step in recipe.dedup_steps():

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 from winnow.filters.catalogue import segments
 from winnow.filters.embedding_settings import DEFAULT, Embedding
 from winnow.pipelines import packings
+from winnow.pipelines.chat_mistakes import chat_mistakes
 from winnow.pipelines.classifier_settings import (
     EXAMPLES,
     SCORED,
@@ -56,6 +57,10 @@ class Tokenizer(Settings):
     eos_token: Text | None = None
     bos_token: Text | None = None
     """The control tokens' names where the file's own are not the usual ones."""
+    rename: dict[Text, Text] = Field(default={})
+    """Control tokens that get another name, the old by the new: Pints' `</s>` is `<|im_end|>`."""
+    add: list[Text] = Field(default=[])
+    """Control tokens put behind the tokenizer's own, in order."""
     pad_token: Text | None = None
     """What fills samples up with `pack: pad` and `best-fit`; default: the file's padding token."""
     model_vocab: Annotated[Count, Field(ge=1)] | None = None
@@ -99,7 +104,7 @@ class Source(Settings):
     """Applied in order; every signal and verdict is stored."""
     dedup: SourceDedup = SourceDedup()
     quality: list[Quality] = Field(default=[])
-    """Classifiers on embeddings, in order, behind dedup."""
+    """Classifiers, in order, behind dedup."""
     heldout: Heldout | None = None
     sample: Annotated[Fraction, Field(gt=0, le=1)] | None = None
     """Share of the source's stored bytes to read: whole splits in hashed order."""
@@ -125,6 +130,8 @@ class Shards(Settings):
     def _sorted(cls, hashes: list[str]) -> list[str]:
         return sorted(set(hashes))
 
+    columns: list[Literal["loss_mask"]] = Field(default=[])
+    """Beside `tokens`. `loss_mask` (uint8): 1 for a token that is trained on, 0 for a chat's prompt and for padding."""
     compression: Text | None = None
     """`zstd`, or `zstd:1` to `zstd:22` for a level; default: none."""
 
@@ -166,6 +173,9 @@ class Recipe(Settings):
     """Encoders by name. `default` is meant where none is named, and needs no entry."""
     embedding_classifiers: dict[SourceName, EmbeddingClassifier] = Field(default={})
     """Trained on an encoder's vectors; a source's `quality` names them."""
+    mirrors: dict[Text, Text] | Text = Field(default={})
+    """Where a copy of a place is: `hf://datasets/org/name` by a local directory or URL that is laid out like it; or the
+    path of a YAML file with such a table."""
     sources: Annotated[dict[SourceName, Source], Field(min_length=1)]
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
@@ -277,13 +287,20 @@ def _contradictions(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
         found += [((*owner, "filters", i), m) for i, m in _unfit_for_examples(recipe, owner, used)]
     found += _unknown_embeddings(recipe)
     found += [
+        (("embedding_classifiers", name), f"there are two classifiers {name!r}; `quality` could mean either")
+        for name in sorted({*recipe.embedding_classifiers} & {*recipe.classifiers})
+    ]
+    found += [
         (("sources", name, "quality", *place), message)
         for name, source in recipe.sources.items()
-        for place, message in quality_mistakes(source.quality, recipe.embedding_classifiers)
+        for place, message in quality_mistakes(
+            source.quality, recipe.embedding_classifiers, recipe.classifiers
+        )
     ]
     if not found:
         found += _unknown_scores(recipe)
     found += packings.contradictions(recipe)
+    found += chat_mistakes(recipe)
     if recipe.mixture.output == "mixed" and "mixed" in recipe.sources:
         found.append((("sources", "mixed"), "`mixed` is the stream of all sources; name this one otherwise"))
     found += mixture_mistakes(recipe.mixture, {name: s.weight for name, s in recipe.sources.items()})
@@ -344,9 +361,9 @@ def _unknown_embeddings(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...],
             yield place, f"there is no embedding {embedding!r}{nearest(embedding, known)}"
     for name, source in recipe.sources.items():
         for i, use in enumerate(source.quality):
-            if use.classifier not in recipe.embedding_classifiers:
-                hint = nearest(use.classifier, recipe.embedding_classifiers)
-                message = f"there is no embedding classifier {use.classifier!r}{hint}"
+            known = {*recipe.embedding_classifiers, *recipe.classifiers}
+            if use.classifier is not None and use.classifier not in known:
+                message = f"there is no classifier {use.classifier!r}{nearest(use.classifier, known)}"
                 yield ("sources", name, "quality", i, "classifier"), message
 
 
@@ -370,6 +387,8 @@ def values(recipe: Recipe) -> dict[str, Any]:
     examples = [e for c in classifiers for kind in (*EXAMPLES, SCORED) for e in c.get(kind, {}).values()]
     for source in [*out["sources"].values(), *examples]:
         source["filters"] = [{k: v for k, v in f.items() if v is not None} for f in source["filters"]]
+        if source["read"]["convert"] is not None:
+            source["read"]["convert"] = {k: v for k, v in source["read"]["convert"].items() if v is not None}
     return out
 
 

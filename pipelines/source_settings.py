@@ -14,6 +14,8 @@ from winnow.filters.catalogue import FILTERS
 from winnow.pipelines.dedup_settings import filled
 from winnow.pipelines.located import shown
 from winnow.pipelines.numbers import parse_bytes, parse_count, parse_fraction
+from winnow.shards.convert_settings import CONVERSIONS, Conversion, Html, Latex, Notebook, Wikitext
+from winnow.tokenize.chat_settings import Chat
 
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -46,23 +48,87 @@ def as_list(value: Any) -> Any:
 Patterns = Annotated[list[Text], BeforeValidator(as_list)]
 
 
+def _conversion(value: Any) -> Any:
+    """`html`, `{html: null}` and `{html: settings}` are one conversion."""
+    given = {value: {}} if isinstance(value, str) else value
+    if not isinstance(given, dict) or len(given) != 1 or not set(given) <= set(CONVERSIONS):
+        raise ValueError(
+            f"one of {', '.join(CONVERSIONS)} is wanted, alone or with its settings, not {shown(value)}"
+        )
+    ((name, settings),) = given.items()
+    return {name: filled(CONVERSIONS[name], settings) if isinstance(settings, dict) else settings or {}}
+
+
+class Convert(Settings):
+    """One conversion, with its settings."""
+
+    html: Html | None = None
+    notebook: Notebook | None = None
+    latex: Latex | None = None
+    wikitext: Wikitext | None = None
+
+    @property
+    def settings(self) -> Conversion:
+        """Those of the conversion that is named."""
+        return getattr(self, next(iter(self.model_fields_set)))
+
+
+def _chat(value: Any) -> Any:
+    return filled(Chat, value) if isinstance(value, dict) else value
+
+
 class Read(Settings):
-    format: Literal["jsonl", "parquet", "text", "code"]
-    """`text` and `code`: a file is a document; `code` adds the language its name tells to `meta`."""
+    format: Literal[
+        "jsonl", "parquet", "text", "code", "warc", "wet", "mediawiki", "stackexchange", "arxiv", "dataset"
+    ]
+    """`text` and `code`: a file, or a file in a tar or zip archive, is a document; `code` adds the language its name
+    tells to `meta`. `warc`: web pages; `wet`: text of web pages; `mediawiki`: the pages of an XML dump;
+    `stackexchange`: questions with their answers, of a `Posts.xml`; `arxiv`: papers of arXiv's tar files; `dataset`: a
+    data set of the hub by its id, through the `datasets` library."""
     root: Text | None = None
-    """Directory or URL that ids are relative to; default: the part of the paths before the first wildcard."""
+    """Directory or URL that ids are relative to; default: the part of the paths before the first wildcard.
+    `hf://datasets/org/name` is a data set's repository on the hub."""
     path: Annotated[Patterns, Field(min_length=1)]
     """Globs below the root; `**` is any number of directories. `{stdlib}` and `{site-packages}` stand for
-    the running Python's own directories."""
+    the running Python's own directories. Of a `dataset`: its id."""
     exclude: Patterns = []
     """Globs of files to leave out."""
+    members: Patterns = []
+    """Globs of the files in an archive that are read; default: all."""
+    config: Text | None = None
+    split: Text | None = None
+    """Of a `dataset`; defaults: its own default, `train`."""
+    revision: Text | None = None
+    """Branch, tag or commit on the hub; default: `main`. The run keeps the commit it finds."""
     text: Text = "text"
-    """The column that holds the text (jsonl, parquet)."""
+    """The column that holds the text, or what is converted to it; keys with dots between for one inside another."""
     key: Text | None = None
-    """The column with the publisher's own id or URL."""
+    """The column with the publisher's own id or URL; keys with dots between for one inside another."""
+    parse: Patterns = []
+    """Columns that hold JSON as a string (RedPajama's `meta`): it is parsed, so that filters see its fields."""
+    convert: Annotated[Convert, BeforeValidator(_conversion)] | None = None
+    """How a document's own format becomes text: `html`, `notebook`, `latex`, `wikitext`. A format that always
+    needs one (`warc`: html, `mediawiki`: wikitext, `arxiv`: latex) has it without being asked."""
+    chat: Annotated[Chat, BeforeValidator(_chat)] | None = None
+    """How a row's turns become text."""
+    template: Text | None = None
+    """A Jinja template that makes the text of a row's columns, in place of `text`."""
     on_truncated: Literal["fail", "keep"] = "fail"
     """A compressed file that ends too early: stop the run (a cut download looks the same), or use what is
     before the cut and list the file in the manifest."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Read:
+        if self.chat is not None and self.template is not None:
+            raise ValueError("`chat` and `template` both make the text; one of them")
+        if self.convert is not None and (self.chat is not None or self.template is not None):
+            raise ValueError(
+                "`convert` makes the text of one column, `chat` and `template` of several; one of them"
+            )
+        for key in ("config", "split"):
+            if getattr(self, key) is not None and self.format != "dataset":
+                raise ValueError(f"`{key}` is for the format `dataset`")
+        return self
 
 
 def _filter_use(value: Any) -> Any:

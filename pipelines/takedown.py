@@ -102,10 +102,12 @@ def takedown_task(spec: TakedownSpec, outputs: Outputs) -> dict[str, Any]:
     if not left.any():
         return counts
     stored = storage.read_bytes(storage.join(spec.base, shard_file))
-    rows = mds.read_rows(mds.raw_shard(stored, spec.entry), spec.entry, 0, n_rows)[left]
-    del stored
-    shard = mds.write_shard(rows, mds.layout_of(spec.entry), number_of(spec.entry))
-    del rows
+    raw = mds.raw_shard(stored, spec.entry)
+    rows, mask = mds.read_rows(raw, spec.entry, 0, n_rows)[left], mds.read_mask(raw, spec.entry, 0, n_rows)
+    mask = None if mask is None else mask[left]
+    del stored, raw
+    shard = mds.write_shard(rows, mds.layout_of(spec.entry), number_of(spec.entry), mask)
+    del rows, mask
     entry = put_shard(shard, spec.split, outputs)
     del shard
     with (

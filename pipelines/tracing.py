@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from winnow.pipelines import mixed, packings, split_rows, stream, takedown
+from winnow.pipelines.chat_tracing import byte_ends
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done
 from winnow.pipelines.exclude import Ids, ids_place
@@ -32,7 +33,7 @@ from winnow.pipelines.packings import Packing
 from winnow.pipelines.published_samples import Samples
 from winnow.pipelines.records import completed, put_again
 from winnow.pipelines.split_rows import readable
-from winnow.shards import mds, packed_rows, storage, tables, token_stream
+from winnow.shards import mds_layout, packed_rows, storage, tables, token_stream
 from winnow.shards.interleave import MixedOrder
 from winnow.shards.packed_rows import PackedRows
 
@@ -63,6 +64,8 @@ class Piece:
     byte_start: int | None
     """Bytes of the document's text, as the tokenizer normalised it; None where its pieces do not spell bytes."""
     byte_end: int | None
+    trained: int | None = None
+    """Tokens that are trained on; None where the shards have no loss mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +138,7 @@ class Tracer:
 
     def _samples(self, base: str, split: str, n_rows: int) -> Samples:
         settings = self._settings(base)
-        layout = mds.Layout(
-            dtype=settings["dtype"],
-            length=settings["length"],
-            hashes=tuple(settings["hashes"]),
-            compression=settings["compression"],
-            size_limit=settings["size_limit"],
-        )
+        layout = mds_layout.layout_from(settings)
         taken = takedown.stage_name(base)
         if taken not in self.stages or not n_rows:
             return Samples(self._location(base), split, layout, n_rows, None)
@@ -222,21 +219,46 @@ class Tracer:
     def tokens(self, stream_name: str, split: str, sample: int, packing: str | None = None) -> np.ndarray:
         """The token ids of a sample, uint16 or uint32 [length]. Raises UnknownError, NotFinishedError."""
         samples, (shard, row, _) = self._located(stream_name, split, sample, packing)
-        return samples.row(shard, row)
+        return samples.row(shard, row)[0]
 
     def sample(self, stream_name: str, split: str, sample: int, packing: str | None = None) -> list[Piece]:
         """Which documents a sample is made of, in order. Raises UnknownError, NotFinishedError."""
-        samples, (shard, _, row) = self._located(stream_name, split, sample, packing)
+        samples, (shard, in_shard, row) = self._located(stream_name, split, sample, packing)
         rows = samples.pieces(shard, row).to_pylist()
         places = {r["id"]: self.run.place_of(r["id"].hex()) for r in rows}
         keys = self.keys(places)
-        return [
+        mask = samples.row(shard, in_shard)[1]
+        found = [
             Piece(
                 sample, r["offset"], r["tokens"], r["id"].hex(), *places[r["id"]], keys.get(r["id"]),
-                r["byte_start"], r["byte_end"]
+                r["byte_start"], r["byte_end"],
+                None if mask is None else int(mask[r["offset"] : r["offset"] + r["tokens"]].sum()),
             )
             for r in rows
         ]  # fmt: skip
+        # All documents of a sample are of one source.
+        if found and self.run.recipe.sources[found[0].source].read.chat is not None:
+            return self._of_conversations(found, split, self._packing(packing), row)
+        return found
+
+    def _of_conversations(self, pieces: Sequence[Piece], split: str, way: Packing, row: int) -> list[Piece]:
+        """The pieces of a row of the base, with the bytes that they spell of conversations."""
+        source = pieces[0].source
+        mixture = self._mixed(way) if split == "train" else None
+        if mixture is not None:
+            _, row = self._order(mixture).locate(row)
+        rows = self._rows(source, split, way)
+        found = []
+        for piece in pieces:
+            within = self._in_stream(source, split, int(piece.document[:16], 16), piece.position)
+            ends = byte_ends(self.run, source, bytes.fromhex(piece.document))
+            if within is None or ends is None:
+                found.append(piece)
+                continue
+            first = rows.start_of(row, piece.offset) - within[0]
+            start = int(ends[first - 1]) if first else 0
+            found.append(replace(piece, byte_start=start, byte_end=int(ends[first + piece.tokens - 1])))
+        return found
 
     def keys(self, places: dict[bytes, tuple[str, str, int]]) -> dict[bytes, str | None]:
         """The publisher's keys of documents, given where they are from; of sources without keys nothing is read."""

@@ -11,8 +11,11 @@ def said_of_piece(piece: Piece) -> str:
     """A line about a piece of a sample."""
     span = "" if piece.byte_start is None else f", bytes {piece.byte_start}-{piece.byte_end}"
     key = "" if piece.key is None else f", {_plain(piece.key)}"
+    trained = "" if piece.trained in (None, piece.tokens) else f", {piece.trained} trained on"
     where = f"{_plain(piece.path)} at {piece.position}"
-    return f"{piece.offset:6d} +{piece.tokens:<6d} {piece.document}  {piece.source}, {where}{span}{key}"
+    return (
+        f"{piece.offset:6d} +{piece.tokens:<6d} {piece.document}  {piece.source}, {where}{span}{trained}{key}"
+    )
 
 
 def said_of_document(traces: Sequence[DocumentTrace]) -> list[str]:

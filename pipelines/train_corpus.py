@@ -21,7 +21,7 @@ from winnow.pipelines.finished import FinishedRun, open_run
 from winnow.pipelines.records import canonical
 from winnow.pipelines.tokens import load_vocabulary, spelling
 from winnow.pipelines.train_settings import TrainError, TrainInputError
-from winnow.shards import mds, storage
+from winnow.shards import loss_mask, mds, storage
 
 BLOCKS = {"train": "train_loader", "val": "eval_loader"}
 SHOWN_PROBLEMS = 5
@@ -47,8 +47,11 @@ class Tokens:
     def documents(self, rows: np.ndarray) -> np.ndarray:
         """Which document of its row a token belongs to: int64[B, L], from 0. The EOS belongs to the one it ends.
 
+        rows : uint[B, L], as in all methods with or without the bit of loss_mask.py.
+
         Raises TrainInputError where nothing marks a document's end.
         """
+        rows = loss_mask.ids_of(rows)
         if self.append == "none":
             raise TrainInputError("append is none: nothing in the tokens tells where a document ends")
         if self.append == "bos":
@@ -58,20 +61,21 @@ class Tokens:
 
     def check(self, rows: np.ndarray) -> None:
         """Raises TrainError for an id that the tokenizer does not have."""
-        if (largest := int(rows.max())) > self.max_id:
+        if (largest := int(loss_mask.ids_of(rows).max())) > self.max_id:
             raise TrainError(
                 f"token id {largest:,} came, the tokenizer's largest is {self.max_id:,}: a shard is damaged "
                 "(winnow verify tells which)"
             )
 
     def predicted(self, rows: np.ndarray) -> np.ndarray:
-        """bool[B, L - 1]: is the token after each of the first L - 1 predicted? All are but padding."""
+        """bool[B, L - 1]: is the token after each of the first L - 1 predicted? All are but padding and prompts."""
         following = rows[:, 1:]
-        return np.ones(following.shape, bool) if self.pad_id is None else following != self.pad_id
+        trained = loss_mask.mask_of(following).astype(bool)
+        return trained if self.pad_id is None else trained & (following != self.pad_id)
 
     def count(self, rows: np.ndarray) -> int:
         """Tokens of documents in some rows."""
-        return rows.size if self.pad_id is None else int((rows != self.pad_id).sum())
+        return rows.size if self.pad_id is None else int((loss_mask.ids_of(rows) != self.pad_id).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Heldout:
 
     source: str
     rows: np.ndarray
-    """uint16 or uint32 [n, L]"""
+    """uint16 or uint32 [n, L], with the bit of loss_mask.py where the shards have a mask."""
     text_bytes: int
     """Of text that the predicted tokens spell."""
 
@@ -204,7 +208,7 @@ class TrainingRun:
             names, dataset.sample_offset_per_stream, dataset.samples_per_stream, strict=True
         ):
             picked = evenly(int(n), -(-tokens // self.length_of("val")))
-            rows = np.stack([np.array(dataset[int(first) + i]["tokens"]) for i in picked])
+            rows = np.stack([flagged_row(dataset[int(first) + i]) for i in picked])
             self.tokens.check(rows)
             found.append(Heldout(name, rows, spelled_bytes(rows, self.tokens, sizes, prefix)))
         return found
@@ -267,16 +271,22 @@ def evenly(n: int, wanted: int) -> list[int]:
 def spelled_bytes(rows: np.ndarray, tokens: Tokens, sizes: np.ndarray, prefix: int) -> int:
     """Bytes of text that the predicted tokens of some rows spell.
 
-    Those are all but each row's first and padding. A control token spells none. The space that some tokenizers put
-    before a text is none of the text's bytes: `prefix` is taken off behind an EOS or BOS. Where documents have
-    neither, it stays.
+    Those are all but each row's first, prompts and padding. A control token spells none. The space that some
+    tokenizers put before a text is none of the text's bytes: `prefix` is taken off behind a control token. Where
+    documents have none around them, it stays.
     """
-    control = [i for i in (tokens.bos_id, tokens.eos_id, tokens.pad_id) if i is not None]
+    predicted, rows = tokens.predicted(rows), loss_mask.ids_of(rows)
     before, after = rows[:, :-1], rows[:, 1:]
-    predicted = tokens.predicted(rows)
     total = int(sizes[after[predicted]].sum(dtype=np.int64))
-    begins = np.isin(before, control) & ~np.isin(after, control) & predicted
+    begins = (sizes[before] == 0) & (sizes[after] > 0) & predicted
     return total - prefix * int(begins.sum())
+
+
+def flagged_row(sample: Mapping[str, Any]) -> np.ndarray:
+    """uint16 or uint32 [L]: the tokens of a sample, with the bit of loss_mask.py where it has a mask."""
+    tokens = np.array(sample["tokens"])
+    mask = sample.get(loss_mask.COLUMN)
+    return tokens if mask is None else loss_mask.flagged(tokens, mask)
 
 
 def shard_problems(place: str, name: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ last one with the same rows in the same order, and its losses are those of an un
 
 **Bits per byte** of a source: the nats of all predicted tokens of its evaluated rows, divided by ln 2 and by the bytes
 of the text that these tokens spell. A row's first token has nothing before it and is not predicted; control tokens
-spell no bytes, but their nats count; padding is neither.
+spell no bytes, but their nats count; padding and prompts (the column `loss_mask`) are neither.
 
 Memory: the model four times (weights, gradients, AdamW's two moments), activations and logits of the rows that go
 through it at a time, the metrics. Imports torch, so it is imported inside functions only.
@@ -38,12 +38,19 @@ import torch
 from winnow.pipelines import train_report
 from winnow.pipelines import train_settings as rules
 from winnow.pipelines.lease import Lease
-from winnow.pipelines.train_corpus import Heldout, Tokens, TrainingRun, heldout_rows, need_streaming
+from winnow.pipelines.train_corpus import (
+    Heldout,
+    Tokens,
+    TrainingRun,
+    flagged_row,
+    heldout_rows,
+    need_streaming,
+)
 from winnow.pipelines.train_device import chosen, described, precision
 from winnow.pipelines.train_model import Decoder, token_nats
 from winnow.pipelines.train_settings import TrainError, TrainInputError, TrainSettings
 from winnow.pipelines.train_stop import Stopped, asked_to_stop
-from winnow.shards import storage
+from winnow.shards import loss_mask, storage
 from winnow.shards.feed import open_dataset
 
 LOGITS_AT_A_TIME = {"cpu": 1 << 26, "cuda": 1 << 28}
@@ -237,7 +244,7 @@ class Training:
 
     def _nats(self, rows: np.ndarray) -> torch.Tensor:
         """Nats of each predicted token of some rows, in one flat tensor."""
-        tokens = torch.from_numpy(rows.astype(np.int64)).to(self.device)
+        tokens = torch.from_numpy(loss_mask.ids_of(rows).astype(np.int64)).to(self.device)
         documents = None
         if self.settings.mask_documents:
             documents = torch.from_numpy(self.ids.documents(rows)[:, :-1].copy()).to(self.device)
@@ -362,7 +369,7 @@ def _put_json(out: str, name: str, value: dict[str, Any]) -> None:
 
 def _stacked(samples: list[dict[str, np.ndarray]]) -> torch.Tensor:
     # A tensor, for StreamingDataLoader counts the rows of one; unsigned, for it is not computed with yet.
-    return torch.from_numpy(np.stack([sample["tokens"] for sample in samples]))
+    return torch.from_numpy(np.stack([flagged_row(sample) for sample in samples]))
 
 
 def _optimizer(model: Decoder, peak: float) -> torch.optim.AdamW:

@@ -240,7 +240,8 @@ def open_dataset(
     batch_size : rows a device, the same as the loader's.
     overrides : arguments of StreamingDataset that replace the block's.
 
-    Its samples are {"tokens": uint16 or uint32 [seq_len], read-only}; cast a copy to int64 for torch.
+    Its samples are {"tokens": uint16 or uint32 [seq_len], read-only}; cast a copy to int64 for torch. With the column
+    `loss_mask` there is that, too: uint8 [seq_len], 1 for a token to train on.
     Raises ValueError for a split, packing or file that is not one, ImportError without the `train` extra,
     and what StreamingDataset raises, TypeError for an unknown setting among it.
     """

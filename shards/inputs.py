@@ -19,16 +19,21 @@ from dataclasses import dataclass
 
 import xxhash
 from winnow.shards import storage
+from winnow.shards.rows import ARCHIVES
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-NOT_READ = (".bz2", ".xz", ".lz4", ".br", ".zip", ".7z", ".tar", ".tgz")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
+NOT_READ = (".br", ".7z", ".rar", ".lzma", ".lz", ".Z", ".tar.lz4", ".tbz2", ".txz", ".tzst")
 """Suffixes of what would only be garbage if it were read as text."""
+OF_ARCHIVES = ("text", "code", "arxiv")
+"""Formats that read files of files (`rows.ARCHIVES`)."""
 DANGLING = "dangling"
 FINGERPRINTS = ("ETag", "etag", "md5Hash", "blob_id", "sha256", "checksum", "mtime", "modified", "LastModified",
                 "last_modified", "last_commit", "updated", "created")  # fmt: skip
 """What the listings of local disks, S3, GCS, Azure, the hub and memory call a file's version."""
 FILES_PER_SPLIT = 4096
 """Bounds a split of tiny files, whose cost is in opening them (ours: about a second)."""
+SHARDS = "shards://"
+"""Begins the location of a data set's shard, which hub_dataset.py reads and checks itself."""
 WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -110,7 +115,9 @@ def default_root(patterns: Sequence[str]) -> str:
         shared.append(parts[0])
     if all(map(storage.is_local, patterns)):
         return "/".join(shared) or "/"
-    if len(shared) < 3:  # scheme:, nothing, bucket
+    if len(shared) < (
+        5 if shared[:1] == ["hf:"] else 3
+    ):  # scheme:, nothing, bucket; datasets, organisation, name
         raise InputError(f"{', '.join(patterns)} lie in different places; make them sources of their own")
     return "/".join(shared)
 
@@ -207,6 +214,11 @@ def _walk_local(root: str, prefix: str, depth: int | None, dots: bool) -> Iterat
 
 
 def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[str, str, int, str]]:
+    if root.startswith(storage.HUB):
+        from winnow.shards import hub
+
+        yield from hub.walk(root, prefix, depth)
+        return
     fs, base = storage.filesystem(root)
     base = base.rstrip("/")
     protocol = root.split("://", 1)[0]
@@ -226,11 +238,16 @@ def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[st
 
 def check_unchanged(piece: Piece) -> None:
     """Raises InputError when the file of a piece is not the one that was planned with."""
-    if not piece.fingerprint:
+    if not piece.fingerprint or piece.location.startswith(SHARDS):
         return
     if storage.is_local(piece.location):
         stat = os.stat(storage.local_path(piece.location))
         size, mark = stat.st_size, f"mtime:{stat.st_mtime_ns}"
+    elif piece.location.startswith(storage.HUB):
+        from winnow.shards import hub
+
+        facts_there = hub.facts(piece.location)
+        size, mark = facts_there.size, facts_there.fingerprint
     else:
         fs, path = storage.filesystem(piece.location)
         fs.invalidate_cache(path)
@@ -285,9 +302,8 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
 
 def _no_match(source: str, root: str, patterns: Sequence[str]) -> str:
     wanted = ", ".join(repr(p) for p in patterns)
-    fs, base = storage.filesystem(root)
     try:
-        names = [e["name"].rsplit("/", 1)[-1] for e in fs.ls(base, detail=True) if e["type"] == "file"]
+        names = _names(root)
     except (FileNotFoundError, NotADirectoryError):
         return f"source {source!r}: {wanted} matches no file; there is no directory {root}"
     if not names:
@@ -297,12 +313,26 @@ def _no_match(source: str, root: str, patterns: Sequence[str]) -> str:
     return f"source {source!r}: {wanted} matches no file below {root}; {count} {verb} in {suffix!r}"
 
 
+def _names(root: str) -> list[str]:
+    """Of the files that lie in a directory itself."""
+    if root.startswith(storage.HUB):
+        return [path for path, *_ in _walk_remote(root, "", 1)]
+    fs, base = storage.filesystem(root)
+    return [e["name"].rsplit("/", 1)[-1] for e in fs.ls(base, detail=True) if e["type"] == "file"]
+
+
 def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int) -> list[Split]:
     """Cut a listing into splits of about `split_bytes` stored bytes, in file order.
 
-    Large plain JSONL files are cut by byte range and large Parquet files by row groups; compressed
-    files and text files are whole. Parquet footers of large files are read, a few at a time.
+    Large plain JSONL files are cut by byte range, large Parquet files by row groups, and WARC files where their
+    records can be told apart; other compressed files, text files and archives are whole. Parquet footers of large
+    files are read, a few at a time. Raises InputError for an archive in a format that does not look into one.
     """
+    for file in files:
+        if file.path.endswith(ARCHIVES) and format_ not in OF_ARCHIVES:
+            raise InputError(
+                f"source {source!r}: {file.path}: archives are read with format: text or code, not {format_}"
+            )
     large = [i for i, f in enumerate(files) if f.size > split_bytes]
     ranges: dict[int, list[tuple[int, int, int]]] = {}
     if format_ == "jsonl":
@@ -314,6 +344,11 @@ def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int)
             sizes = pool.map(lambda i: _row_group_bytes(source, files[i]), large)
             for i, groups in zip(large, sizes, strict=True):
                 ranges[i] = group_ranges(groups, split_bytes)
+    elif format_ in ("warc", "wet"):
+        from winnow.shards.warc import ranges as record_ranges
+
+        for i in large:
+            ranges[i] = record_ranges(files[i].location, files[i].size, split_bytes)
     splits: list[Split] = []
     pending: list[Piece] = []
     held = 0

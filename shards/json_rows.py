@@ -88,17 +88,10 @@ def document(
     line: bytes | bytearray, text_column: str, key_column: str | None, max_bytes: int
 ) -> tuple[bytes, str | None, bytes | None]:
     """The text as UTF-8, the key, and the other columns as JSON (None without any). Raises RowError."""
-    row = _object(line)
+    row = columns(line)
     if text_column not in row:
         raise RowError("missing-column")
-    text = row.pop(text_column)
-    if not isinstance(text, str):
-        raise RowError("wrong-type")
-    if len(text) > max_bytes:
-        raise RowError("too-large")
-    data = _utf8(text)
-    if len(data) > max_bytes:
-        raise RowError("too-large")
+    data = checked(row.pop(text_column), max_bytes)
     key = row.pop(key_column, None) if key_column else None
     if isinstance(key, float):
         # Perhaps an integer beyond 64 bits, of which orjson has kept 16 digits.
@@ -107,6 +100,23 @@ def document(
     if key is not None:
         _utf8(key)
     return data, key, meta_json(row)
+
+
+def checked(text: Any, max_bytes: int) -> bytes:
+    """A text as UTF-8. Raises RowError for what is no text, or one that is too large or half a character."""
+    if isinstance(text, bytes | bytearray):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError:
+            raise RowError("utf8") from None
+    if not isinstance(text, str):
+        raise RowError("wrong-type")
+    if len(text) > max_bytes:
+        raise RowError("too-large")
+    data = _utf8(text)
+    if len(data) > max_bytes:
+        raise RowError("too-large")
+    return data
 
 
 def key_text(value: Any) -> str | None:
@@ -150,7 +160,8 @@ def _utf8(text: str) -> bytes:
         raise RowError("surrogate") from None
 
 
-def _object(line: bytes | bytearray) -> dict[str, Any]:
+def columns(line: bytes | bytearray) -> dict[str, Any]:
+    """A line's columns by name. Raises RowError."""
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -10,7 +10,8 @@ A shard, little-endian:
     uint32          n, the number of rows
     uint32[n + 1]   where each row starts, from the start of the file, and where the last one ends
     bytes           the settings as JSON with sorted keys, the same for every shard of a layout
-    bytes           the rows, one column `tokens`, no size field since all rows have one size
+    bytes           the rows, no size field since all rows have one size: the column `tokens`, and before it, where
+                    the layout has one, `loss_mask` (uint8: 1 where a token is trained on, else 0)
 
 The *stored* file is what lies in storage: the raw shard, or its zstd frame. An *entry* is the index's
 object for one shard: the settings, the number of rows, names, sizes and hashes.
@@ -19,63 +20,34 @@ Letters: n rows, `length` tokens a row.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 import zstandard
+from winnow.shards import loss_mask
+from winnow.shards.mds_layout import (
+    HASHES,
+    OFFSET_BYTES,
+    Entry,
+    Layout,
+    first_row_at,
+    is_int,
+    layout_of,
+    raw_size,
+    row_bytes,
+    row_offsets,
+    rows_per_shard,
+    settings,
+    settings_json,
+    views,
+)  # fmt: skip
 
-Entry = dict[str, Any]
 Buffer = bytes | bytearray | memoryview | np.ndarray
 
-COLUMN = "tokens"
 INDEX_NAME = "index.json"
-HASHES: dict[str, Callable] = {"sha1": hashlib.sha1, "xxh64": xxhash.xxh64}
-
-_OFFSET_BYTES = 4
-_ZSTD = re.compile(r"zstd(?::([1-9]|1[0-9]|2[0-2]))?")  # the levels MDSWriter knows
-_ENCODING = re.compile(r"ndarray:(?P<dtype>uint16|uint32):(?P<length>[1-9][0-9]{0,8})")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """The settings that every shard of a stream shares; they are written into each shard and entry."""
-
-    dtype: str
-    """"uint16" or "uint32": the narrowest that holds the tokenizer's largest id."""
-    length: int
-    """Tokens a row."""
-    hashes: tuple[str, ...] = ("xxh64",)
-    """Hashes of the raw and of the stored file, sorted. Writing with xxh64 takes half the CPU time of
-    sha1 (measured), and the reader brings xxhash along; it guards against damage, not attackers."""
-    compression: str | None = None
-    """None, "zstd" (level 3) or "zstd:1" to "zstd:22"."""
-    size_limit: int = 1 << 26
-    """Bytes of a raw shard at most, header included: 64 MiB is MDSWriter's default."""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("uint16", "uint32"):
-            raise ValueError(f"dtype must be 'uint16' or 'uint32', not {self.dtype!r}")
-        if not _is_int(self.length) or self.length < 1:
-            raise ValueError(f"length must be at least 1 token, not {self.length!r}")
-        if not isinstance(self.hashes, tuple) or not set(self.hashes) <= set(HASHES):
-            raise ValueError(f"hashes must be a tuple of {sorted(HASHES)}, not {self.hashes!r}")
-        if any(left >= right for left, right in pairwise(self.hashes)):
-            raise ValueError(f"hashes must be sorted and unique, not {self.hashes!r}")
-        if self.compression is not None and not _ZSTD.fullmatch(self.compression):
-            raise ValueError(f"compression must be None or 'zstd:1' to 'zstd:22', not {self.compression!r}")
-        # Rows are found by 32-bit offsets.
-        if not _is_int(self.size_limit) or not 0 < self.size_limit < 1 << 32:
-            raise ValueError(f"size_limit must be between 1 and 2**32 - 1 bytes, not {self.size_limit!r}")
-        if rows_per_shard(self) < 1:
-            raise ValueError(f"size_limit: no row of {self.length} tokens fits into {self.size_limit} bytes")
 
 
 class Shard(NamedTuple):
@@ -94,50 +66,16 @@ class BlankShard(NamedTuple):
     """uint8[bytes of the file], with its header."""
     rows: np.ndarray
     """The layout's dtype [n, length], little-endian: where the rows lie in `raw`."""
+    mask: np.ndarray | None
+    """uint8[n, length], likewise; None where the layout has none."""
 
-
-def settings(layout: Layout) -> Entry:
-    """The settings of a layout under the names MDS gives them."""
-    return {
-        "version": 2,
-        "format": "mds",
-        "compression": layout.compression,
-        "hashes": list(layout.hashes),
-        "size_limit": layout.size_limit,
-        "column_names": [COLUMN],
-        "column_encodings": [f"ndarray:{layout.dtype}:{layout.length}"],
-        "column_sizes": [_row_bytes(layout)],
-    }
-
-
-def layout_of(entry: Entry) -> Layout:
-    """The layout that an entry was written with.
-
-    Raises ValueError for anything but one column `tokens` of fixed rows of uint16 or uint32: other
-    encodings of MDS are not read here, least of all `pkl`, which runs code when decoded.
-    """
-    encodings = entry.get("column_encodings")
-    match = _ENCODING.fullmatch(str(encodings[0])) if isinstance(encodings, list) and encodings else None
-    if not match:
-        raise ValueError(f"column_encodings must be one of ndarray:uint16|uint32:<length>, not {encodings!r}")
-    hashes, compression = entry.get("hashes"), entry.get("compression")
-    layout = Layout(
-        dtype=match["dtype"],
-        length=int(match["length"]),
-        hashes=tuple(map(str, hashes)) if isinstance(hashes, list) else (),
-        compression=None if compression is None else str(compression),
-        size_limit=entry.get("size_limit", 0),
-    )
-    for key, wanted in settings(layout).items():
-        if entry.get(key) != wanted:
-            raise ValueError(f"{key} must be {wanted!r}, not {entry.get(key)!r}")
-    return layout
-
-
-def rows_per_shard(layout: Layout) -> int:
-    """Rows in a full shard: as many as MDSWriter puts into one (16,367 of 2048 uint16 in 64 MiB)."""
-    fixed = 2 * _OFFSET_BYTES + len(_settings_json(layout))
-    return (layout.size_limit - fixed) // (_row_bytes(layout) + _OFFSET_BYTES)
+    def put(self, where: Any, tokens: np.ndarray) -> None:
+        """Put rows of tokens, with the mask's bit (loss_mask.py) where the layout has a mask, at an index."""
+        if self.mask is None:
+            self.rows[where] = tokens
+        else:
+            self.rows[where] = loss_mask.ids_of(tokens)
+            self.mask[where] = loss_mask.mask_of(tokens)
 
 
 def blank_shard(n_rows: int, layout: Layout) -> BlankShard:
@@ -146,13 +84,13 @@ def blank_shard(n_rows: int, layout: Layout) -> BlankShard:
     Rows that are read straight into it cost no copy. Memory: at most `size_limit` bytes, and the offsets.
     """
     _check_count(n_rows, layout)
-    first, config = _first_row_at(n_rows, layout), _settings_json(layout)
-    raw = np.empty(_raw_size(n_rows, layout), np.uint8)
-    raw[:_OFFSET_BYTES].view("<u4")[0] = n_rows
+    first, config = first_row_at(n_rows, layout), settings_json(layout)
+    raw = np.empty(raw_size(n_rows, layout), np.uint8)
+    raw[:OFFSET_BYTES].view("<u4")[0] = n_rows
     header_end = first - len(config)
-    raw[_OFFSET_BYTES:header_end].view("<u4")[:] = _row_offsets(n_rows, layout)
+    raw[OFFSET_BYTES:header_end].view("<u4")[:] = row_offsets(n_rows, layout)
     raw[header_end:first] = np.frombuffer(config, np.uint8)
-    return BlankShard(raw, raw[first:].view(_stored_dtype(layout)).reshape(n_rows, layout.length))
+    return BlankShard(raw, *views(raw[first:], n_rows, layout))
 
 
 def finish_shard(filled: BlankShard, layout: Layout, index: int) -> Shard:
@@ -160,7 +98,7 @@ def finish_shard(filled: BlankShard, layout: Layout, index: int) -> Shard:
 
     With compression the stored file is the zstd frame alone, as MDSWriter leaves it, and takes memory of its own.
     """
-    if not _is_int(index) or index < 0:
+    if not is_int(index) or index < 0:
         raise ValueError(f"a shard's number must be 0 or more, not {index!r}")
     raw_name = f"shard.{index:05}.mds"
     raw_data = _file_facts(raw_name, filled.raw, layout)
@@ -173,10 +111,11 @@ def finish_shard(filled: BlankShard, layout: Layout, index: int) -> Shard:
     return Shard([(zip_name, frame)], {**entry, "zip_data": _file_facts(zip_name, frame, layout)})
 
 
-def write_shard(rows: np.ndarray, layout: Layout, index: int) -> Shard:
+def write_shard(rows: np.ndarray, layout: Layout, index: int, mask: np.ndarray | None = None) -> Shard:
     """Make shard number `index` of a directory from a copy of rows; nothing is put into storage.
 
     rows : integer[n, layout.length], 1 <= n <= rows_per_shard(layout), of any integer type, byte order and strides.
+    mask : uint8[n, layout.length], of a layout that has one.
 
     Memory as `blank_shard` and `finish_shard`. Raises ValueError for another shape or type, and for an id that
     the layout's dtype does not hold (a cast would wrap it silently).
@@ -184,6 +123,8 @@ def write_shard(rows: np.ndarray, layout: Layout, index: int) -> Shard:
     _check_rows(rows, layout)
     blank = blank_shard(len(rows), layout)
     blank.rows[...] = rows
+    if blank.mask is not None:
+        blank.mask[...] = mask
     return finish_shard(blank, layout, index)
 
 
@@ -234,20 +175,35 @@ def raw_shard(stored: Buffer, entry: Entry) -> memoryview:
 
 
 def read_rows(raw: Buffer, entry: Entry, start: int, stop: int) -> np.ndarray:
-    """Rows `start` to `stop` of a raw shard: uint16 or uint32 [stop - start, length], a view of `raw`.
+    """Tokens of the rows `start` to `stop` of a raw shard: uint16 or uint32 [stop - start, length], a view of `raw`.
 
     Raises ValueError when the shard has no such rows or `raw` ends before them; `check_shard` says
     whether they are what was written.
     """
+    return _read(raw, entry, start, stop)[0]
+
+
+def read_mask(raw: Buffer, entry: Entry, start: int, stop: int) -> np.ndarray | None:
+    """Their loss mask, uint8[stop - start, length], as `read_rows`; None where the shard has none."""
+    return _read(raw, entry, start, stop)[1]
+
+
+def row_columns(row: Buffer, layout: Layout) -> tuple[np.ndarray, np.ndarray | None]:
+    """(tokens, loss mask or None), [length] each, of the bytes of one row."""
+    tokens, mask = views(np.frombuffer(row, np.uint8), 1, layout)
+    return tokens[0], None if mask is None else mask[0]
+
+
+def _read(raw: Buffer, entry: Entry, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
     layout = layout_of(entry)
     raw, n_rows = _as_bytes(raw), entry["samples"]
     if not 0 <= start <= stop <= n_rows:
         raise ValueError(f"rows {start} to {stop} asked of a shard of {n_rows}")
-    begin = _first_row_at(n_rows, layout) + start * _row_bytes(layout)
-    if begin + (stop - start) * _row_bytes(layout) > len(raw):
+    begin = first_row_at(n_rows, layout) + start * row_bytes(layout)
+    size = (stop - start) * row_bytes(layout)
+    if begin + size > len(raw):
         raise ValueError(f"the shard ends after {len(raw)} bytes, before row {stop}")
-    count = (stop - start) * layout.length
-    return np.frombuffer(raw, _stored_dtype(layout), count, begin).reshape(stop - start, layout.length)
+    return views(np.frombuffer(raw, np.uint8, size, begin), stop - start, layout)
 
 
 def check_shard(stored: Buffer, entry: Entry, max_id: int) -> list[str]:
@@ -272,23 +228,26 @@ def check_shard(stored: Buffer, entry: Entry, max_id: int) -> list[str]:
 
 
 def _content_problems(raw: memoryview, entry: Entry, layout: Layout, max_id: int) -> Iterator[str]:
-    n_rows, size = entry["samples"], _raw_size(entry["samples"], layout)
-    first, config = _first_row_at(n_rows, layout), _settings_json(layout)
-    if len(raw) >= _OFFSET_BYTES:
-        n_found = int.from_bytes(raw[:_OFFSET_BYTES], "little")
+    n_rows, size = entry["samples"], raw_size(entry["samples"], layout)
+    first, config = first_row_at(n_rows, layout), settings_json(layout)
+    if len(raw) >= OFFSET_BYTES:
+        n_found = int.from_bytes(raw[:OFFSET_BYTES], "little")
         if n_found != n_rows:
             yield f"the header counts {n_found} rows, the index {n_rows}"
     if len(raw) != size:
         yield f"{n_rows} rows take {size} bytes, it has {len(raw)}"
         return
-    offsets = np.frombuffer(raw, "<u4", n_rows + 1, _OFFSET_BYTES)
-    if not np.array_equal(offsets, _row_offsets(n_rows, layout)):
+    offsets = np.frombuffer(raw, "<u4", n_rows + 1, OFFSET_BYTES)
+    if not np.array_equal(offsets, row_offsets(n_rows, layout)):
         yield "the offsets of its rows are wrong"
     if raw[first - len(config) : first] != config:
         yield "its settings differ from the index"
-    largest = int(read_rows(raw, entry, 0, n_rows).max())
+    tokens, mask = _read(raw, entry, 0, n_rows)
+    largest = int(tokens.max())
     if largest > max_id:
         yield f"token id {largest} is larger than {max_id}, the largest allowed"
+    if mask is not None and int(mask.max()) > 1:
+        yield f"its loss mask has the value {int(mask.max())}, where 0 and 1 are allowed"
 
 
 def _file_problems(content: memoryview, facts: dict) -> Iterator[str]:
@@ -327,7 +286,7 @@ def _check_entry(entry: Any) -> None:
     unknown = sorted(entry.keys() - settings(layout).keys() - {"samples", "raw_data", "zip_data"})
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}")
-    if not _is_int(entry.get("samples")) or not 1 <= entry["samples"] <= rows_per_shard(layout):
+    if not is_int(entry.get("samples")) or not 1 <= entry["samples"] <= rows_per_shard(layout):
         raise ValueError(f"samples must be 1 to {rows_per_shard(layout)}, not {entry.get('samples')!r}")
     _check_file_facts("raw_data", entry.get("raw_data"), layout)
     if layout.compression:
@@ -342,7 +301,7 @@ def _check_file_facts(key: str, facts: Any, layout: Layout) -> None:
     name, size, hashes = facts["basename"], facts["bytes"], facts["hashes"]
     if not isinstance(name, str) or not _is_plain_path(name):
         raise ValueError(f"{key}: {name!r} is not a relative path below the index")
-    if not _is_int(size) or not 0 < size < 1 << 32:
+    if not is_int(size) or not 0 < size < 1 << 32:
         raise ValueError(f"{key}: bytes must be 1 to 2**32 - 1, not {size!r}")
     if not isinstance(hashes, dict) or hashes.keys() != set(layout.hashes):
         raise ValueError(f"{key}: hashes must be exactly {list(layout.hashes)}")
@@ -353,30 +312,6 @@ def _file_facts(name: str, content: Buffer, layout: Layout) -> dict:
     return {"basename": name, "bytes": len(content), "hashes": hashes}
 
 
-def _settings_json(layout: Layout) -> bytes:
-    return json.dumps(settings(layout), sort_keys=True).encode()
-
-
-def _row_bytes(layout: Layout) -> int:
-    return layout.length * _stored_dtype(layout).itemsize
-
-
-def _first_row_at(n_rows: int, layout: Layout) -> int:
-    return _OFFSET_BYTES * (n_rows + 2) + len(_settings_json(layout))
-
-
-def _raw_size(n_rows: int, layout: Layout) -> int:
-    return _first_row_at(n_rows, layout) + n_rows * _row_bytes(layout)
-
-
-def _row_offsets(n_rows: int, layout: Layout) -> np.ndarray:
-    return _first_row_at(n_rows, layout) + np.arange(n_rows + 1, dtype=np.int64) * _row_bytes(layout)
-
-
-def _stored_dtype(layout: Layout) -> np.dtype:
-    return np.dtype(layout.dtype).newbyteorder("<")
-
-
 def _as_bytes(buffer: Buffer) -> memoryview:
     view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
     return view.cast("B")
@@ -385,7 +320,3 @@ def _as_bytes(buffer: Buffer) -> memoryview:
 def _is_plain_path(path: str) -> bool:
     pure = PurePosixPath(path)
     return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and str(pure) == path
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from winnow.shards import storage, token_stream
+from winnow.shards import loss_mask, storage, token_stream
 from winnow.shards.token_stream import TokenStream
 
 PIECES = np.dtype([("row", "<u4"), ("offset", "<u4"), ("tokens", "<u4"), ("start", "<u8")])
@@ -65,16 +65,16 @@ class PackedRows:
         return replace(self, stream=self.stream.narrowed(start, stop), windows=windows)
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """Rows [first, last): the stream's dtype [last - first, length]. Reads each range of tokens once."""
-        return self.read(first, np.empty((last - first, self.length), np.dtype(self.stream.dtype)))
+        """Rows [first, last): the stream's stored dtype [last - first, length]. Reads each range of tokens once."""
+        return self.read(first, np.empty((last - first, self.length), np.dtype(self.stream.stored)))
 
     def read(self, first: int, rows: np.ndarray) -> np.ndarray:
-        """Fill an array [n, length] of the stream's dtype with the rows from `first` on, and return it."""
+        """Fill an array [n, length] of the stream's stored dtype with the rows from `first` on, and return it."""
         last, out = first + len(rows), rows.reshape(-1)
         if self.pad_id is None:
             self.stream.read(self._range(first, last)[0], out)
             return rows
-        out[:] = self.pad_id
+        out[:] = self.pad_id | int(loss_mask.NOT_TRAINED) if self.stream.masked else self.pad_id
         for window in self._windows(first, last):
             pieces, row = self._pieces(window, first, last)
             to = (row - first) * self.length + pieces["offset"]
@@ -125,6 +125,14 @@ class PackedRows:
         if last > 0:
             yield begun, last
 
+    def start_of(self, row: int, offset: int) -> int:
+        """The stream's token that the piece at a token of a row begins with."""
+        if self.pad_id is None:
+            return self.begin + row * self.length + offset
+        (window,) = self._windows(row, row + 1)
+        pieces, _ = self._pieces(window, row, row + 1)
+        return int(pieces["start"][pieces["offset"] == offset][0])
+
     def cut_counts(self, first: int, last: int) -> tuple[int, int]:
         """(documents that begin in rows [first, last), documents whose second row is one of them); of `concat` alone.
 
@@ -167,7 +175,8 @@ class PackedRows:
         """(documents, structured[pieces]; what `byte_spans` gives) of pieces of a window, in their order."""
         begin, end = int(window["begin"]), int(window["end"])
         documents = np.empty(len(pieces), self.stream.row_dtype)
-        spans = None if piece_bytes is None else [np.empty(len(pieces), np.uint64) for _ in range(2)]
+        unknown = piece_bytes is None or self.stream.templated
+        spans = None if unknown else [np.empty(len(pieces), np.uint64) for _ in range(2)]
         start = pieces["start"].astype(np.int64)
         for partition in self.stream.overlapping(begin, end):
             rows, begins, ends = self.stream.documents(partition)

@@ -1,16 +1,19 @@
 """How do the files of a split become document tables?
 
-Formats: `jsonl` (plain, gzip, zstd), `parquet`, `text` and `code` (a file is a document; `code` adds
-the language its name tells). Each gives Arrow batches of the document table: `id`, `text`, `key`,
-`meta`. A row that is no document is set aside with a reason and its bytes, never dropped in
+Formats: `jsonl`, `parquet`, `text` and `code` (a file is a document; `code` adds the language its name
+tells), and those of rows.py. Each gives Arrow batches of the document table: `id`, `text`, `key`,
+`meta`. Where a row's text is to be converted (from HTML, …) or put together of several columns, the rows of any
+format go the way of rows.py. A row that is no document is set aside with a reason and its bytes, never dropped in
 silence and never guessed at:
 
     json            not a JSON value               utf8           bytes that are not UTF-8
     not-an-object   JSON, but no object            surrogate      an escape that is half a character
-    missing-column  the text column is not there   wrong-type     it is not a string
+    missing-column  the text column is not there   wrong-type     it is not a string, or not JSON in `parse`
     too-large       over `max_document_bytes`      empty          a text of no characters
+    too-slow        over a conversion's limit      crashed        the converting process died of it
 
-`empty` is a document that is dropped, the others are quarantined as malformed.
+and what a format, a conversion or a chat says of its own. Reasons in `rows.DROPPED` are of documents that are dropped,
+the others of rows that are quarantined as malformed.
 
 Memory: one batch (`BATCH_BYTES` of text or `BATCH_ROWS` rows, plus one document of at most
 `max_document_bytes`) and one decompression block; JSON adds the line and what parsing makes of it
@@ -26,14 +29,13 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from winnow.shards import decompress, json_rows, storage
+from winnow.shards import composing, decompress, json_rows, parquet_rows, storage
+from winnow.shards.convert_settings import Conversion
 from winnow.shards.inputs import COMPRESSIONS, InputError, Piece, check_unchanged
+from winnow.shards.rows import RAW_KEPT, Compose, Row, RowsOf, document_id, reader_of
 
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1 << 15
-PARQUET_ROWS = 1024
-RAW_KEPT = 1 << 16
-"""Bytes of a malformed row that are kept for the report."""
 
 DOCUMENT_SCHEMA = pa.schema(
     [("id", pa.binary(16)), ("text", pa.large_string()), ("key", pa.string()), ("meta", pa.string())]
@@ -58,6 +60,19 @@ class ReadSettings:
     key: str | None = None
     on_truncated: str = "fail"
     max_document_bytes: int = 64 << 20
+    parse: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    config: str | None = None
+    split: str | None = None
+    convert: Conversion | None = None
+    compose: Compose | None = None
+    """Makes the text of several columns: tokenize/chat.py."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the text is a column as it stands."""
+        nested = "." in self.text or "." in (self.key or "")
+        return not (self.parse or self.convert or self.compose or nested)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +102,7 @@ class Seen:
     truncated: list[str] = field(default_factory=list)
 
 
-class _Builder:
+class Builder:
     """Gathers rows until a batch is full."""
 
     def __init__(self, seen: Seen):
@@ -140,11 +155,6 @@ class _Builder:
         return batch
 
 
-def document_id(half: int, position: int) -> bytes:
-    """16 bytes, big-endian: byte order is document order within a file."""
-    return half.to_bytes(8, "big") + position.to_bytes(8, "big")
-
-
 def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterator[Batch]:
     """Yield the batches of a split, in document order; `seen` is filled on the way.
 
@@ -152,48 +162,74 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
     with `on_truncated: fail`, changed since the plan); FileNotFoundError and PermissionError become
     InputErrors that name the file.
     """
-    rows_of = READERS[settings.format]
-    builder = _Builder(seen)
+    builder = Builder(seen)
     for piece in pieces:
         seen.stored_bytes += piece.size
         try:
             check_unchanged(piece)
-            for _ in rows_of(piece, settings, builder):
+            for _ in _rows_of(piece, settings, builder):
                 if builder.full:
                     yield builder.take()
             check_unchanged(piece)
         except decompress.TruncatedError as error:
             if settings.on_truncated == "fail":
                 raise InputError(
-                    f"{piece.path}: the compressed stream ends too early ({error}); fetch it again, "
+                    f"{piece.path}: the {_stored(piece)} ends too early ({error}); fetch it again, "
                     "or set on_truncated: keep to use the rows before the cut"
                 ) from error
             seen.truncated.append(piece.path)
         except decompress.CorruptError as error:
-            raise InputError(f"{piece.path}: corrupt compressed stream ({error})") from error
+            raise InputError(f"{piece.path}: corrupt {_stored(piece)} ({error})") from error
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise InputError(f"{piece.path}: cannot be read ({error.strerror or error})") from error
     if builder.texts or builder.lost:
         yield builder.take()
 
 
+def _rows_of(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
+    reader = reader_of(settings.format, piece.path)
+    if reader is None and settings.plain:
+        return READERS[settings.format](piece, settings, builder)
+    return composing.documents(reader or ROWS[settings.format], piece, settings, builder)
+
+
+def _stored(piece: Piece) -> str:
+    """What a file is, for messages."""
+    return "compressed stream" if os.path.splitext(piece.path)[1] in COMPRESSIONS else "file"
+
+
 # ---- JSON lines -----------------------------------------------------------------------------------------------
 
 
-def _jsonl_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> Iterator[None]:
+def _lines(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, bytes | bytearray | None, int]]:
     compression = COMPRESSIONS.get(os.path.splitext(piece.path)[1])
     with storage.open_input(piece.location) as file:
         longest = json_rows.ESCAPED * settings.max_document_bytes
-        for position, line, size in json_rows.lines(file, compression, piece.start, piece.stop, longest):
-            id_ = document_id(piece.id_half, position)
-            if line is None:
-                builder.lose(id_, "too-large", b"", size)
-            else:
-                _add_json_row(builder, id_, line, settings)
-            yield
+        yield from json_rows.lines(file, compression, piece.start, piece.stop, longest)
 
 
-def _add_json_row(builder: _Builder, id_: bytes, line: bytes | bytearray, settings: ReadSettings) -> None:
+def _json_rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
+    for position, line, size in _lines(piece, settings):
+        if line is None:
+            yield Row(position, None, size, "too-large")
+            continue
+        try:
+            yield Row(position, json_rows.columns(line), size)
+        except json_rows.RowError as error:
+            yield Row(position, None, size, error.reason, bytes(line[:RAW_KEPT]))
+
+
+def _jsonl_rows(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
+    for position, line, size in _lines(piece, settings):
+        id_ = document_id(piece.id_half, position)
+        if line is None:
+            builder.lose(id_, "too-large", b"", size)
+        else:
+            _add_json_row(builder, id_, line, settings)
+        yield
+
+
+def _add_json_row(builder: Builder, id_: bytes, line: bytes | bytearray, settings: ReadSettings) -> None:
     try:
         data, key, meta = json_rows.document(line, settings.text, settings.key, settings.max_document_bytes)
     except json_rows.RowError as error:
@@ -202,43 +238,23 @@ def _add_json_row(builder: _Builder, id_: bytes, line: bytes | bytearray, settin
         builder.document(id_, data, len(data), key, meta)
 
 
-# ---- Parquet --------------------------------------------------------------------------------------------------
+# ---- Parquet -------------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> Iterator[None]:
-    import pyarrow.parquet as pq
-
-    try:
-        with storage.open_input(piece.location) as file:
-            parquet = pq.ParquetFile(file)
-            meta = parquet.metadata
-            stop = meta.num_row_groups if piece.stop < 0 else piece.stop
-            names = parquet.schema_arrow.names
-            if settings.text not in names:
-                raise InputError(
-                    f"{piece.path}: no column {settings.text!r}; it has {', '.join(map(repr, names))}"
-                )
-            row = sum(meta.row_group(g).num_rows for g in range(piece.start))
-            groups = list(range(piece.start, stop))
-            for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=groups, use_threads=False):
-                yield from _add_parquet_batch(builder, batch, piece.id_half, row, settings)
-                row += batch.num_rows
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{piece.path}: not a readable Parquet file ({error})") from error
-    except OSError as error:
-        if not decompress.is_from_arrow(error):
-            raise
-        # A bad page, a cut column chunk.
-        raise InputError(f"{piece.path}: corrupt or truncated Parquet file ({error})") from error
+def _parquet_rows(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
+    for first, batch in parquet_rows.batches(piece, settings):
+        yield from _add_parquet_batch(builder, batch, piece.id_half, first, settings)
 
 
 def _add_parquet_batch(
-    builder: _Builder, batch: pa.RecordBatch, half: int, first: int, settings: ReadSettings
+    builder: Builder, batch: pa.RecordBatch, half: int, first: int, settings: ReadSettings
 ) -> Iterator[None]:
     names = batch.schema.names
-    texts = _parquet_texts(batch.column(names.index(settings.text)))
+    texts = parquet_rows.texts(batch.column(names.index(settings.text)))
     no_utf8: set[int] = set()
-    others = {n: _values(batch.column(i), no_utf8) for i, n in enumerate(names) if n != settings.text}
+    others = {
+        n: parquet_rows.values(batch.column(i), no_utf8) for i, n in enumerate(names) if n != settings.text
+    }
     keys = others.pop(settings.key, None) if settings.key else None
     for i, text in enumerate(texts):
         id_ = document_id(half, first + i)
@@ -255,60 +271,6 @@ def _add_parquet_batch(
         yield
 
 
-def _values(column: pa.Array, no_utf8: set[int]) -> list[Any]:
-    """The values of a column that is no text, as Python's; `no_utf8` gets the rows where a string is no UTF-8.
-
-    Times are cut to microseconds and moved to UTC: finer ones need pandas, zones a data base, and the same
-    file must read alike without them. A date that Python's calendar does not have is None.
-    """
-    plain = _plain_type(column.type)
-    if plain != column.type:
-        column = column.cast(plain, safe=False)
-    try:
-        return column.to_pylist()
-    except (ValueError, OverflowError):
-        return [_value(scalar, i, no_utf8) for i, scalar in enumerate(column)]
-
-
-def _value(scalar: pa.Scalar, row: int, no_utf8: set[int]) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        no_utf8.add(row)
-    except (ValueError, OverflowError):
-        pass
-    return None
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type with times, at any depth, that Python's own datetime can hold."""
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us" if kind.unit == "ns" else kind.unit, kind.tz and "+00:00")
-    if pa.types.is_duration(kind):
-        return pa.duration("us" if kind.unit == "ns" else kind.unit)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_plain_type(kind.value_type)))
-    if pa.types.is_map(kind):
-        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type), kind.keys_sorted)
-    return kind
-
-
-def _parquet_texts(column: pa.Array) -> list[bytes | str]:
-    """The texts as bytes; a str in their place is the reason why there is none."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-            or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):  # fmt: skip
-        return ["wrong-type"] * len(column)
-    # As binary: Parquet does not promise that a string column holds UTF-8.
-    return ["wrong-type" if v is None else v for v in column.cast(pa.large_binary()).to_pylist()]
-
-
 def _is_utf8(data: bytes | bytearray) -> bool:
     try:
         data.decode()
@@ -320,16 +282,39 @@ def _is_utf8(data: bytes | bytearray) -> bool:
 # ---- files as documents ---------------------------------------------------------------------------------------
 
 
-def _text_file_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> Iterator[None]:
-    id_ = document_id(piece.id_half, 0)
-    name, suffix = os.path.splitext(piece.path)
-    compression = COMPRESSIONS.get(suffix)
+def _file(piece: Piece, settings: ReadSettings) -> tuple[bytearray, int]:
+    """The bytes of a file, and how many there are: of one that is too large the first of them."""
+    compression = COMPRESSIONS.get(os.path.splitext(piece.path)[1])
     data, size = bytearray(), 0
     with storage.open_input(piece.location) as file:
         for block in decompress.blocks(file, compression):
             size += len(block)
             if size <= settings.max_document_bytes:
                 data += block
+    return data, size
+
+
+def language_of(path: str) -> str | None:
+    """The language that a file's name tells, compressed or not."""
+    name, suffix = os.path.splitext(path)
+    extension = os.path.splitext(name)[1] if suffix in COMPRESSIONS else suffix
+    return LANGUAGES.get(extension.lower())
+
+
+def _whole_file(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
+    data, size = _file(piece, settings)
+    if size > settings.max_document_bytes:
+        yield Row(0, None, size, "too-large", bytes(data[:RAW_KEPT]))
+        return
+    columns: dict[str, Any] = {"text": bytes(data), "path": piece.path}
+    if settings.format == "code":
+        columns["language"] = language_of(piece.path)
+    yield Row(0, columns, size)
+
+
+def _text_file_rows(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
+    id_ = document_id(piece.id_half, 0)
+    data, size = _file(piece, settings)
     if size > settings.max_document_bytes:
         builder.lose(id_, "too-large", bytes(data[:RAW_KEPT]), size)
     elif not _is_utf8(data):
@@ -337,15 +322,21 @@ def _text_file_rows(piece: Piece, settings: ReadSettings, builder: _Builder) -> 
     else:
         meta = None
         if settings.format == "code":
-            extension = os.path.splitext(name)[1] if compression else suffix
-            meta = orjson.dumps({"language": LANGUAGES.get(extension.lower())})
+            meta = orjson.dumps({"language": language_of(piece.path)})
         builder.document(id_, bytes(data), size, piece.path, meta)
     yield
 
 
-READERS: dict[str, Callable[[Piece, ReadSettings, _Builder], Iterator[None]]] = {
+READERS: dict[str, Callable[[Piece, ReadSettings, Builder], Iterator[None]]] = {
     "jsonl": _jsonl_rows,
     "parquet": _parquet_rows,
     "text": _text_file_rows,
     "code": _text_file_rows,
 }
+ROWS: dict[str, RowsOf] = {
+    "jsonl": _json_rows,
+    "parquet": parquet_rows.rows,
+    "text": _whole_file,
+    "code": _whole_file,
+}
+"""The same, as rows whose text is still to be made."""

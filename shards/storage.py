@@ -1,8 +1,9 @@
 """Where do bytes live, and from when on do they count as written?
 
-A location is a local path or an fsspec URL (`s3://…`, `gs://…`, `memory://…`). Nothing else in
-Winnow opens a file for writing: every output goes through `commit` or `put_bytes`, which publish
-a finished file in one step, so that a reader sees the whole of it or nothing.
+A location is a local path or an fsspec URL (`s3://…`, `gs://…`, `memory://…`); a file of the Hugging Face hub
+(`hf://datasets/…`, hub.py) is only read. Nothing else in Winnow opens a file for writing: every output goes
+through `commit` or `put_bytes`, which publish a finished file in one step, so that a reader sees the whole of it
+or nothing.
 
 Local: a temporary name per attempt in the same directory, fsync, `os.replace`, fsync of the
 directory. Elsewhere: the file is finished in node-local scratch and sent with one put; a streaming
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import fsspec
 
 UNFINISHED = ".tmp"
+HUB = "hf://"
 
 
 def is_local(location: str) -> bool:
@@ -64,6 +66,10 @@ def size(location: str) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
     if is_local(location):
         return os.path.getsize(local_path(location))
+    if location.startswith(HUB):
+        from winnow.shards import hub
+
+        return hub.facts(location).size
     fs, path = filesystem(location)
     return int(fs.size(path))
 
@@ -72,6 +78,10 @@ def open_input(location: str) -> BinaryIO:
     """Open a finished file for reading and seeking. Raises FileNotFoundError, PermissionError, OSError."""
     if is_local(location):
         return open(local_path(location), "rb")
+    if location.startswith(HUB):
+        from winnow.shards import hub
+
+        return hub.open_file(location)
     fs, path = filesystem(location)
     return fs.open(path, "rb")
 

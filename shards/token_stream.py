@@ -54,8 +54,18 @@ class TokenStream:
 
     partitions: tuple[Partition, ...]
     dtype: str
+    """Of ids."""
     row_dtype: np.dtype
     """A structured type with the fields high, low, end, bytes."""
+    masked: bool = False
+    """Whether tokens carry the bit of loss_mask.py: they are uint32 then, whatever ids take."""
+    templated: bool = False
+    """Whether documents are conversations: with control tokens in them, tokens do not spell a text byte by byte."""
+
+    @property
+    def stored(self) -> str:
+        """The dtype of tokens."""
+        return "uint32" if self.masked else self.dtype
 
     @property
     def n_tokens(self) -> int:
@@ -73,11 +83,11 @@ class TokenStream:
         return replace(self, partitions=tuple(self.overlapping(start, stop)))
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) in one array of the stream's dtype."""
-        return self.read(start, np.empty(stop - start, np.dtype(self.dtype)))
+        """Tokens [start, stop) in one array, as they are stored."""
+        return self.read(start, np.empty(stop - start, np.dtype(self.stored)))
 
     def read(self, start: int, out: np.ndarray) -> np.ndarray:
-        """Fill a flat array of the stream's dtype with the tokens from `start` on, and return it."""
+        """Fill a flat array of the stored dtype with the tokens from `start` on, and return it."""
         stop = start + len(out)
         for p in self.overlapping(start, stop):
             a, b = max(start, p.start), min(stop, p.start + p.n_tokens)
@@ -187,9 +197,9 @@ def byte_spans(
 
     owner, a, b : int64[pieces] in the order of the stream; a document's pieces lie one after another and the first
         begins with the document, owner's of `begins`.
-    piece_bytes, prefix_bytes : as `pieces` takes them; None gives None.
+    piece_bytes, prefix_bytes : as `pieces` takes them; None gives None, and so does a stream of conversations.
     """
-    if piece_bytes is None:
+    if piece_bytes is None or stream.templated:
         return None
     spelled = _spelled(stream, a, b, piece_bytes)
     return list(_spans(spelled, a == begins[owner], owner, prefix_bytes))
@@ -228,10 +238,17 @@ def _cut(begins: np.ndarray, ends: np.ndarray, length: int) -> tuple[np.ndarray,
     return owner, np.maximum(begins[owner], sample * length), np.minimum(ends[owner], (sample + 1) * length)
 
 
-def build(parts: Sequence[tuple[str, str, int, int]], dtype: str, row_dtype: np.dtype) -> TokenStream:
+def build(
+    parts: Sequence[tuple[str, str, int, int]],
+    dtype: str,
+    row_dtype: np.dtype,
+    *,
+    masked: bool = False,
+    templated: bool = False,
+) -> TokenStream:
     """A stream from its partitions' (tokens, rows, number of tokens, number of documents), in order."""
     out, start = [], 0
     for tokens, rows, n_tokens, n_documents in parts:
         out.append(Partition(tokens, rows, start, n_tokens, n_documents))
         start += n_tokens
-    return TokenStream(tuple(out), dtype, row_dtype)
+    return TokenStream(tuple(out), dtype, row_dtype, masked, templated)

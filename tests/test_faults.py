@@ -21,7 +21,7 @@ import pytest
 from winnow.pipelines import open_run
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
-KILLS = int(os.environ.get("WINNOW_KILLS", "6"))
+KILLS = int(os.environ.get("WINNOW_KILLS", "3"))
 """More for a soak: WINNOW_KILLS=100 pytest tests/test_faults.py."""
 LIMIT = 120
 

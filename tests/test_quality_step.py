@@ -113,7 +113,16 @@ def decide(root: Path, uses: list[dict], size: int = 70) -> tuple[Engine, Done]:
     inputs = planted(root, size) if not place.exists() else engine_inputs(place, size)
     judged = [Quality.model_validate(use) for use in uses]
     upstream = [Stage("filters.s", 1, {"size": size})]
-    work = quality_step.decide("s", {"default": inputs}, upstream, judged, classifiers(root), RECIPE, SEED)
+    work = quality_step.decide(
+        "s",
+        [i.standing for i in inputs],
+        {"default": inputs},
+        upstream,
+        judged,
+        classifiers(root),
+        {},
+        RECIPE,
+    )
     (done,) = engine.together(work)
     return engine, done
 

@@ -30,7 +30,7 @@ sources:
     read: {format: text, path: "*.txt"}
 """
 TOP_KEYS = (
-    "classifiers, dedup, dropped_text, embedding_classifiers, embeddings, limits, max_bad_rows, mixture, name, "
+    "classifiers, dedup, dropped_text, embedding_classifiers, embeddings, limits, max_bad_rows, mirrors, mixture, name, "
     "printed, seed, sequence, shards, signals, sources, tokenizer"
 )
 COUNT = "a count such as 2048, 300M, 1.5B or 1T is wanted, not"
@@ -84,7 +84,7 @@ def test_the_smallest_recipe_has_no_mistake():
              "r.yaml:6:5: 'fraction' is missing", "heldout"),
         case("dedup: {exact: {accross: [web]}}\n", "6:17: unknown key 'accross'; did you mean 'across'?\n"
              "r.yaml:6:9: 'across' is missing", "dedup-across"),
-        case("shards: {<<: {hashes: []}}\n", "6:10: unknown key '<<'; valid here: compression, hashes, size_limit",
+        case("shards: {<<: {hashes: []}}\n", "6:10: unknown key '<<'; valid here: columns, compression, hashes, size_limit",
              "yaml-merge"),
         case("    filters: [gopher-qualty]\n", "6:15: unknown filter 'gopher-qualty'; did you mean 'gopher-quality'?",
              "filter-as-word"),
@@ -201,9 +201,9 @@ def test_other_editors(text):
                 "'-' and '_', beginning with a letter or digit", "source-name-long"),
         changed("format: text", "format: jsonlines", "5:20: 'jsonlines' is not known here; did you mean 'jsonl'?",
                 "choice"),
-        changed("format: text", "format: tarball", "5:20: 'tarball' is not known here; valid here: code, jsonl, "
-                "parquet, text", "choice-nothing-near"),
-        changed("format: text", "format:", "5:19: wanted is one of jsonl, parquet, text, code, not nothing",
+        changed("format: text", "format: tarball", "5:20: 'tarball' is not known here; valid here: arxiv, code, "
+                "dataset, jsonl, mediawiki, parquet, stackexchange, text, warc, wet", "choice-nothing-near"),
+        changed("format: text", "format:", "5:19: wanted is one of jsonl, parquet, text, code, warc, wet, mediawiki, stackexchange, arxiv, dataset, not nothing",
                 "choice-nothing"),
         changed('"*.txt"', '""', "5:32: must not be empty", "empty-text"),
         changed('"*.txt"', "[]", "5:32: must not be empty", "empty-list"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 from winnow.pipelines import open_run, run
+from winnow.pipelines.audit import sample_dropped
 from winnow.pipelines.examples import draw_limit, groups, texts_of
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.progress import Progress
@@ -170,6 +171,36 @@ def test_a_classifier_that_is_there_needs_nothing_of_what_led_to_it(corpora, tmp
             shutil.rmtree(stage)
     again = make(corpora, out)
     assert sum(again.redone.values()) == 0
+
+
+def test_behind_dedup_the_share_is_of_what_dedup_left(corpora, made, tmp_path):
+    """DCLM takes its tenth of what its Bloom filter left."""
+    doubled = tmp_path / "doubled"
+    doubled.mkdir()
+    for n in range(2):
+        (doubled / f"{n}.jsonl").write_bytes((corpora / "web" / "a.jsonl").read_bytes())
+    changes = [
+        f"sources.web.read.path={doubled}/*.jsonl",
+        "sources.web.filters=[]",
+        "sources.web.dedup.exact=true",
+    ]
+    use = "sources.web.quality=[{classifier: useful, keep_fraction: 0.25}]"
+    behind = make(corpora, tmp_path / "behind", *changes, use)
+    facts = behind.mixture["sources"][0]
+    assert (facts["rows"], facts["kept_documents"]) == (400, 50)
+    assert facts["quality"]["dropped"] == {"useful.keep_fraction": 150}
+    first = made[1].mixture["sources"][0]
+    assert facts["kept_bytes"] == first["kept_bytes"], "the filter keeps the same documents"
+    # A model's file is the same as the classifier that it is a copy of.
+    model = tmp_path / "useful.bin"
+    model.write_bytes((made[0] / made[1].mixture["classifiers"]["useful"]["model"]).read_bytes())
+    by_file = f"sources.web.quality=[{{model: {model}, keep_fraction: 0.25}}]"
+    again = make(corpora, tmp_path / "behind", *changes, by_file, "classifiers={}")
+    assert again.mixture["sources"][0]["kept_bytes"] == first["kept_bytes"]
+    assert again.redone["quality-scores.useful.web"] == 0, "the same model, the same scores"
+    found = sample_dropped(open_run(str(tmp_path / "behind")), "useful.keep_fraction", 3)
+    assert len(found) == 3
+    assert all(row.score < row.threshold for row in found)
 
 
 def test_other_options_are_another_model_and_other_shards(corpora, tmp_path):

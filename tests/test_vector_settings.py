@@ -45,7 +45,7 @@ def test_a_recipe_with_all_of_it():
     ("before", "after", "message"),
     [
         ("embedding: opt", "embedding: opd", "there is no embedding 'opd'; did you mean 'opt'?"),
-        ("classifier: edu", "classifier: ed", "there is no embedding classifier 'ed'; did you mean 'edu'?"),
+        ("classifier: edu", "classifier: ed", "there is no classifier 'ed'; did you mean 'edu'?"),
         ("{eps: 0.07}", "{}", "semantic dedup needs one of keep_fraction (MPT-7B's C4: 0.8) and eps"),
         ("{eps: 0.07}", "true", "semantic dedup needs one of keep_fraction (MPT-7B's C4: 0.8) and eps"),
         ("eps: 0.07", "eps: 0.07, keep_fraction: 0.5", "semantic dedup needs one of keep_fraction"),

@@ -13,13 +13,14 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from winnow.tokenize import added_tokens
 from winnow.tokenize.probes import PROBES
 from winnow.tokenize.sentencepiece_json import tokenizer_json
 from winnow.tokenize.source import TokenizerError, TokenizerSource
@@ -59,6 +60,8 @@ class Vocabulary:
     """The narrowest of the two that holds max_id."""
     sha256: str
     """Of ``tokenizer_json``."""
+    controls: Mapping[str, int] = field(hash=False)
+    """The ids of all control tokens by name, ascending."""
 
     @property
     def reference(self) -> BackendName:
@@ -80,32 +83,42 @@ def prepare(
     eos_token: str | None = None,
     bos_token: str | None = None,
     pad_token: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    add: Sequence[str] = (),
 ) -> Vocabulary:
     """Read a tokenizer file into a Vocabulary.
 
     ``eos_token``, ``bos_token`` and ``pad_token`` name an added token each; by default well-known names are looked
     for among the special ones, and an id stays None where there is none (GPT-NeoX has no BOS, Mistral no padding).
+    ``rename`` and ``add`` change the control tokens first (added_tokens.py); a role that a well-known name had keeps
+    its id under the new one.
 
-    Raises TokenizerError where the file is not a tokenizer or has no added token of the given name.
+    Raises TokenizerError where the file is not a tokenizer or has no added token of the given name, and as
+    `added_tokens.remap`.
     """
     content = tokenizer_json(source.content) if source.kind == "sentencepiece" else source.content
+    rename = rename or {}
     try:
         document = json.loads(content)
-        entries = {str(piece): int(i) for piece, i in _entries(document["model"]["vocab"])}
+        if rename or add:
+            added_tokens.remap(document, rename, add, source.origin)
+        entries = added_tokens.entries(document["model"]["vocab"])
         added = {token["content"]: token for token in document["added_tokens"]}
-        ids = {*entries.values(), *(int(token["id"]) for token in added.values())}
+        ids = {*map(int, entries.values()), *(int(token["id"]) for token in added.values())}
         max_id = max(ids)
+    except TokenizerError:
+        raise
     except (ValueError, KeyError, TypeError):
         raise TokenizerError(f"{source.origin} is not a tokenizer.json") from None
     roles = (
-        _pick(added, bos_token, BOS_NAMES, source.origin),
-        _pick(added, eos_token, EOS_NAMES, source.origin),
-        _pick(added, pad_token, PAD_NAMES, source.origin),
+        _pick(added, bos_token, added_tokens.under(rename, BOS_NAMES), source.origin),
+        _pick(added, eos_token, added_tokens.under(rename, EOS_NAMES), source.origin),
+        _pick(added, pad_token, added_tokens.under(rename, PAD_NAMES), source.origin),
     )
-    if _neutralise(document, [added[name] for name in roles if name is not None]):
+    if _neutralise(document, [added[name] for name in roles if name is not None]) or rename or add:
         content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     bos_id, eos_id, pad_id = (None if name is None else int(added[name]["id"]) for name in roles)
-    return Vocabulary(
+    vocabulary = Vocabulary(
         tokenizer_json=content,
         sentencepiece_model=source.content if source.kind == "sentencepiece" else None,
         bos_id=bos_id,
@@ -115,7 +128,11 @@ def prepare(
         max_id=max_id,
         dtype="uint16" if max_id <= np.iinfo(np.uint16).max else "uint32",
         sha256=hashlib.sha256(content).hexdigest(),
+        controls=added_tokens.controls(document),
     )
+    if rename or add:
+        _check_ids(vocabulary, source.origin)
+    return vocabulary
 
 
 def choose_backend(vocabulary: Vocabulary) -> BackendChoice:
@@ -124,22 +141,25 @@ def choose_backend(vocabulary: Vocabulary) -> BackendChoice:
     Run once, by the driver; the workers are told. Never raises for a fault of fastokens.
     """
     reference = vocabulary.reference
-    expected = [ids.tolist() for ids in _each(_backend(vocabulary, reference), PROBES)]
+    # A recipe's own names are no control tokens in text either.
+    own = (f"a{name}b" for name in vocabulary.controls if not any(name in probe for probe in PROBES))
+    probes = (*PROBES, *own)
+    expected = [ids.tolist() for ids in _each(_backend(vocabulary, reference), probes)]
     reference_name = f"{reference} {version(reference)}"
     try:
         fast_name = f"fastokens {version('fastokens')}"
-        found = [ids.tolist() for ids in _each(_backend(vocabulary, "fastokens"), PROBES)]
+        found = [ids.tolist() for ids in _each(_backend(vocabulary, "fastokens"), probes)]
     except (KeyboardInterrupt, SystemExit):
         raise
     except ImportError:
         return BackendChoice(reference, f"{reference_name}: fastokens is not installed")
     except BaseException as error:  # a panic in Rust arrives as a BaseException that is no Exception
         return BackendChoice(reference, f"{reference_name}: fastokens failed ({type(error).__name__})")
-    for probe, right, got in zip(PROBES, expected, found, strict=True):
+    for probe, right, got in zip(probes, expected, found, strict=True):
         if right != got:
             reason = f"{reference_name}: {fast_name} gives other ids for {probe[:40]!a}"
             return BackendChoice(reference, reason)
-    return BackendChoice("fastokens", f"{fast_name}: same ids as {reference_name} on {len(PROBES)} probes")
+    return BackendChoice("fastokens", f"{fast_name}: same ids as {reference_name} on {len(probes)} probes")
 
 
 def check_append(vocabulary: Vocabulary, append: Append) -> None:
@@ -215,7 +235,7 @@ class Encoder:
                 f"ids reach from {ids.min()} to {ids.max()}; the largest is {self.vocabulary.max_id}"
             )
         if self._decoder is None:
-            self._decoder = _reference_tokenizer(self.vocabulary)
+            self._decoder = reference_tokenizer(self.vocabulary)
         return self._decoder.decode(ids.tolist(), skip_special_tokens=False)
 
     def _encode_batch(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,13 +271,6 @@ def surround(
     return out, new_ends
 
 
-def _entries(vocab: Any) -> Iterator[tuple[str, int]]:
-    """Pieces and ids: an object for BPE and WordPiece, a list of [piece, score] for unigram."""
-    if isinstance(vocab, dict):
-        return iter(vocab.items())
-    return ((entry[0], i) for i, entry in enumerate(vocab))
-
-
 def _pick(added: dict[str, Any], given: str | None, names: tuple[str, ...], origin: str) -> str | None:
     """The added token for a role. Ordinary pieces are refused: text could spell them."""
     if given is None:
@@ -266,6 +279,16 @@ def _pick(added: dict[str, Any], given: str | None, names: tuple[str, ...], orig
         some = ", ".join(sorted((name for name in added if name.strip()), key=len)[:8])
         raise TokenizerError(f"{given!r} is not an added token of {origin}; those are: {some or 'none'}")
     return given
+
+
+def _check_ids(vocabulary: Vocabulary, origin: str) -> None:
+    """Raises TokenizerError unless tokenizers gives every control token the id that the file says."""
+    loaded = reference_tokenizer(vocabulary)
+    for name, token_id in vocabulary.controls.items():
+        if (given := loaded.token_to_id(name)) != token_id:
+            raise TokenizerError(
+                f"add: tokenizers gives {name!r} the id {given}, not {token_id}: {origin} has gaps"
+            )
 
 
 def _neutralise(document: dict[str, Any], controls: list[dict[str, Any]]) -> bool:
@@ -335,7 +358,7 @@ def _fastokens(vocabulary: Vocabulary) -> BatchEncode:
 
 
 def _tokenizers(vocabulary: Vocabulary) -> BatchEncode:
-    tokenizer = _reference_tokenizer(vocabulary)
+    tokenizer = reference_tokenizer(vocabulary)
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return _flatten([e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
@@ -350,7 +373,7 @@ def _sentencepiece(model: bytes) -> BatchEncode:
     return lambda texts: _flatten(processor.encode(texts, num_threads=1))
 
 
-def _reference_tokenizer(vocabulary: Vocabulary) -> Any:
+def reference_tokenizer(vocabulary: Vocabulary) -> Any:
     import tokenizers
 
     try:
