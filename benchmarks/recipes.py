@@ -6,10 +6,12 @@ Of every recipe with a stand-in (stand_in.py): the data sets it reads are writte
 then the recipe runs on them as `winnow run NAME --set mirrors=… --set …` does, and an epoch is drawn through
 StreamingDataset. Printed, and held against the recipe:
 
-- the share of each source in the tokens drawn, its samples by provenance: within 0.5 % (absolute) of the recipe's;
-- its epochs: weight x budget / tokens in its samples;
-- what each step dropped, and of that the planted documents: each has to go by the step it was planted for. Of a planted
-  copy and its original one has to go.
+- the share of each source in the tokens drawn, its samples by provenance: within 0.5 % of all tokens of the recipe's,
+  and within 3 % of the share itself, or a sample;
+- the tokens drawn: the recipe's `tokens`, or its `epochs` of what is in the samples;
+- its epochs: weight x budget / tokens in its samples; of a source that is read once or more often every sample comes;
+- what each step dropped, and of that the planted documents: all of them have to be found, and each has to go by the
+  step it was planted for. Of a planted copy and its original one has to go.
 
 Ends with 1 if anything misses.
 """
@@ -43,6 +45,8 @@ from winnow.shards.readers import Seen, read
 
 CLOSE = 0.005
 """Largest difference of a share, of all tokens drawn."""
+RELATIVE = 0.03
+"""Largest difference of a share, of the share itself, beside one sample."""
 HERE = Path(__file__).resolve().parent
 
 
@@ -119,64 +123,99 @@ def by_step(step: str, rule: str) -> bool:
     return rule == step or rule.startswith(step + ".")
 
 
-def shares(recipe: Recipe, tokens: Mapping[str, int]) -> dict[str, float]:
-    """The recipe's share of each source, by its weights, and where it goes by size by the tokens in its samples.
+def _parts(recipe: Recipe) -> Iterator[tuple[str, dict[str, float], float]]:
+    """(rule, weight by source, share of the whole) of each group, or of the mixture.
 
-    Raises ValueError for a rule that is none of these, and for groups in groups.
+    Raises ValueError for a rule that is not worked out here, and for groups in groups.
     """
-    mixture, found = recipe.mixture, {}
-    parts = [(group.of, group.weights, group.weight) for group in mixture.groups.values()]
-    for names, rule, whole in parts or [(tuple(recipe.sources), mixture.weights, 1.0)]:
+    mixture = recipe.mixture
+    groups = [(group.of, group.weights, group.weight) for group in mixture.groups.values()]
+    for names, rule, whole in groups or [(tuple(recipe.sources), mixture.weights, 1.0)]:
         weights = {name: recipe.sources[name].weight for name in names}
         rule = rule or ("natural" if None in weights.values() else "proportions")
         if rule not in ("proportions", "relative", "natural", "repeats") or whole is None:
             raise ValueError(f"what {rule} comes to is not worked out here")
-        by_weight = {name: 1.0 if rule == "natural" else weights[name] or 1.0 for name in names}
-        by_size = {name: tokens[name] if rule in ("natural", "repeats") else 1 for name in names}
-        total = sum(by_weight[name] * by_size[name] for name in names)
-        found |= {name: whole * by_weight[name] * by_size[name] / total for name in names}
+        yield rule, {n: 1.0 if rule == "natural" else w or 1.0 for n, w in weights.items()}, whole
+
+
+def shares(recipe: Recipe, tokens: Mapping[str, int]) -> dict[str, float]:
+    """The recipe's share of each source, by its weights, and where it goes by size by the tokens in its samples.
+
+    Raises ValueError as `_parts`.
+    """
+    found = {}
+    for rule, weights, whole in _parts(recipe):
+        by_size = {name: tokens[name] if rule in ("natural", "repeats") else 1 for name in weights}
+        total = sum(weight * by_size[name] for name, weight in weights.items())
+        found |= {name: whole * weight * by_size[name] / total for name, weight in weights.items()}
     return found
+
+
+def budget(recipe: Recipe, tokens: Mapping[str, int]) -> float:
+    """The tokens that the recipe wants drawn: its `tokens`, or passes over what is in the samples, repeats and all.
+
+    Raises ValueError as `_parts`, and for passes over groups.
+    """
+    mixture = recipe.mixture
+    if mixture.tokens is not None:
+        return mixture.tokens
+    ((rule, weights, _),) = _parts(recipe)
+    repeats = {name: weight if rule == "repeats" else 1.0 for name, weight in weights.items()}
+    return (mixture.epochs or 1) * sum(repeats[name] * tokens[name] for name in repeats)
 
 
 def _tokens_a_row(train: Mapping[str, Any]) -> float:
     return train["sample_tokens"] / train["rows"] if train["rows"] else 0.0
 
 
-def judge(recipe: Recipe, facts: Mapping[str, Any], drawn: Mapping[str, int]) -> list[str]:
-    """Print shares and epochs; returns what misses."""
+def judge(recipe: Recipe, facts: Mapping[str, Any], epoch: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Print shares and epochs; returns what misses.
+
+    facts : of mixture.json. epoch : what drawn_epoch.py prints.
+    """
     misses = []
-    rows = facts["epoch_rows"]
+    drawn, different = epoch["drawn"], epoch["different"]
     # With `pack: pad` a row of one source holds more tokens than another's: shares are of tokens.
-    held = {s["name"]: drawn.get(s["name"], 0) * _tokens_a_row(s["train"]) for s in facts["sources"]}
-    wanted = shares(recipe, {s["name"]: s["train"]["sample_tokens"] for s in facts["sources"]})
+    row = {s["name"]: _tokens_a_row(s["train"]) for s in facts["sources"]}
+    held = {name: drawn.get(name, 0) * tokens for name, tokens in row.items()}
+    whole = sum(held.values())
+    in_samples = {s["name"]: s["train"]["sample_tokens"] for s in facts["sources"]}
+    wanted, tokens = shares(recipe, in_samples), budget(recipe, in_samples)
     print(
         f"  {'source':26} {'tokens':>12} {'share':>8} {'drawn':>8} {'epochs':>8} {'by weight':>9} {'card':>6}"
     )
     for source in facts["sources"]:
-        name = source["name"]
-        share, got = wanted[name], held[name] / sum(held.values())
-        in_samples = source["train"]["sample_tokens"]
-        expected = share * facts["budget_tokens"] / in_samples if in_samples else 0.0
+        name, rows = source["name"], source["train"]["rows"]
+        share, got = wanted[name], held[name] / whole
+        expected = share * tokens / in_samples[name] if in_samples[name] else 0.0
         card = recipe.sources[name].printed
         printed = card.epochs if card and card.epochs else "-"
         print(
             f"  {name:26} {source['tokens']:12,} {share:8.2%} {got:8.2%} {source['epochs']:8.3f} {expected:9.3f} "
             f"{printed:>6}"
         )
-        if abs(got - share) > CLOSE:
+        if abs(got - share) > min(CLOSE, RELATIVE * share + row[name] / whole):
             misses.append(f"{name}: {got:.3%} of the tokens drawn are of it, not {share:.3%}")
         if abs(source["epochs"] - expected) > 0.002 * expected:
             misses.append(f"{name}: {source['epochs']} epochs, by its weight {expected}")
-    if sum(drawn.values()) != rows:
-        misses.append(f"{sum(drawn.values())} samples were drawn, not {rows}")
+        if different.get(name, 0) < min(drawn.get(name, 0), rows):
+            misses.append(
+                f"{name}: of {rows} samples {different.get(name, 0)} came, {drawn.get(name, 0)} were drawn"
+            )
+    # Every source's tokens are rounded to whole samples.
+    for what, found in (("planned", facts["budget_tokens"]), ("drawn", whole)):
+        if abs(found - tokens) > facts["sequence_length"] * len(row):
+            misses.append(f"{found:,.0f} tokens were {what}, not {tokens:,.0f}")
+    if sum(drawn.values()) != facts["epoch_rows"]:
+        misses.append(f"{sum(drawn.values())} samples were drawn, not {facts['epoch_rows']}")
     return misses
 
 
 def funnel(out: Path, case: Case, seeds: Mapping[str, Planted]) -> list[str]:
     """Print what was dropped, natural and planted documents apart; returns what misses."""
-    misses, lost = [], Counter(case.lost)
+    misses = []
     for source, seed in seeds.items():
-        waiting = dict(seed.step)
+        waiting, lost = dict(seed.step), Counter(case.lost.get(source, {}))
         counted: dict[str, Counter[str]] = {}
         for gone in dropped_in(out, source):
             is_planted = gone.id in seed.step
@@ -189,11 +228,19 @@ def funnel(out: Path, case: Case, seeds: Mapping[str, Planted]) -> list[str]:
                     del waiting[found]
         for step, count in sorted(counted.items()):
             print(f"  {source:26} {step:44} natural {count['natural']:6,}  planted {count['planted']:5,}")
+        there, expected = Counter(seed.step.values()), Counter(case.planted.get(source, {}))
+        misses += [
+            f"{source}: {there[step]} documents are planted for {step}, not {expected[step]}"
+            for step in sorted(there | expected)
+            if there[step] != expected[step]
+        ]
         left = Counter(waiting.values())
         misses += [f"{source}: {n} planted for {step} did not go by it" for step, n in left.items()]
-    misses += [f"{n} rows planted for {reason} were not lost" for reason, n in lost.items() if n]
+        misses += [f"{source}: {n} rows planted for {why} were not lost" for why, n in lost.items() if n]
     n_planted = sum(len(seed.step) for seed in seeds.values())
-    print(f"  planted: {n_planted:,} documents, and {sum(case.lost.values()):,} rows that are none")
+    n_lost = sum(sum(reasons.values()) for reasons in case.lost.values())
+    print(f"  planted: {n_planted:,} documents, and {n_lost:,} rows that are none")
+    misses += [f"{name} is no source" for name in {*case.planted, *case.lost} - set(seeds)]
     return misses
 
 
@@ -224,7 +271,7 @@ def prove(name: str, module: Any, case: Case, folder: Path, args: argparse.Names
         f"{name}: {n_read:,} documents, {read_mb:.1f} MB of text in {seconds:.1f} s ({read_mb / seconds:.1f} MB/s"
         f"{started_ray}; the stand-in took {made_s:.1f} s); {facts['epoch_rows']:,} samples an epoch"
     )
-    misses = judge(recipe, facts, json.loads(done.stdout.splitlines()[-1])["drawn"])
+    misses = judge(recipe, facts, json.loads(done.stdout.splitlines()[-1]))
     misses += funnel(out, case, seeds)
     for finding in facts["printed"]:
         print(f"  printed: {finding['message']}")

@@ -39,8 +39,11 @@ class Case:
     overrides: tuple[str, ...] = ()
     """As for `--set`, beside the mirrors that the runner sets; `{folder}` stands for the stand-in's folder,
     `{shared}` for the one that CORPORA lies in, `{minilm}` for the directory of all-MiniLM-L6-v2."""
-    lost: Mapping[str, int] = field(default_factory=dict)
-    """Rows planted that reading must lose, by its reason: they become no documents, so nothing else marks them."""
+    planted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By source, how many documents are planted for each step that must drop them: so many have to be found."""
+    lost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By source, rows planted that reading must lose, by its reason: they become no documents, so nothing else marks
+    them."""
 
 
 def rows_of(corpora: Path, folder: str, prefix: str = "") -> Iterator[dict[str, Any]]:

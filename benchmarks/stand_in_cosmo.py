@@ -28,17 +28,12 @@ BROKEN = 1
 """Notebooks that are none; a split may have one malformed row in a hundred."""
 UNANSWERED = 6
 """Conversations that end before an answer."""
-CASES = [
-    Case(
-        "cosmo-1b",
-        (
-            "dedup.decontaminate.benchmarks.phi2-eval.path="
-            "{folder}/datasets/HuggingFaceTB/phi2_eval_data_for_decontamination/data/*.parquet",
-        ),
-        lost={"not-a-notebook": BROKEN, "no-answer": UNANSWERED},
-    ),
-]
-
+COPIES = 15
+"""Near copies planted in a config."""
+ITEMS = 12
+"""Items of benchmarks planted in one."""
+LOW_SCORES = 8
+"""Rows of a file of AutoMathText that its name does not promise."""
 CONFIGS = {
     "web_samples_v1": (("web_prose",), 1.6, "blogpost", 3),
     "web_samples_v2": (("docs_en",), 1.2, "textbook_academic", 2),
@@ -50,11 +45,23 @@ CONFIGS = {
     "khanacademy": (("books_multi",), 0.15, "textbook", 1),
 }
 """Of Cosmopedia: where the text is from, its megabytes, the column `format`, and files."""
+CASES = [
+    Case(
+        "cosmo-1b",
+        (
+            "dedup.decontaminate.benchmarks.phi2-eval.path="
+            "{folder}/datasets/HuggingFaceTB/phi2_eval_data_for_decontamination/data/*.parquet",
+        ),
+        planted={
+            "automathtext-code": {"field": 2 * LOW_SCORES},
+            "automathtext-web": {"field": 2 * LOW_SCORES},
+            **{name.replace("_", "-"): {"minhash": COPIES, "decontaminate": ITEMS} for name in CONFIGS},
+        },
+        lost={"notebooks": {"not-a-notebook": BROKEN}, "ultrachat": {"no-answer": UNANSWERED}},
+    ),
+]
+
 COLUMNS = ("prompt", "text_token_length", "text", "seed_data", "format", "audience")
-COPIES = 15
-"""Near copies planted in a config."""
-ITEMS = 12
-"""Items of benchmarks planted."""
 EVENTS = ("stars", "issues", "forks")
 
 
@@ -132,7 +139,8 @@ def _automathtext(root: Path, corpora: Path) -> None:
             low = lowest + 0.05 * k
             found = list(rows(part, low, domain))
             below = [
-                row(text, n, lowest - 0.2, f"https://{domain}/low/{n}") for n, text in enumerate(part[:8])
+                row(text, n, lowest - 0.2, f"https://{domain}/low/{n}")
+                for n, text in enumerate(part[:LOW_SCORES])
             ]
             found += [plant(one, "field") for one in below]
             write_rows(root / f"data/{kind}/{low:.2f}-{low + 0.05:.2f}.jsonl", found)

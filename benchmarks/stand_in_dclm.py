@@ -30,6 +30,8 @@ from stand_in import (
 
 NEOX = "tokenizer.name={shared}/tokenizers/gpt-neox-20b/tokenizer.json"
 CRAWL = "sources.common-crawl"
+COPIES = 20
+"""Pages that are planted as copies of natural ones."""
 CASES = [
     Case("dclm-1b", ("mixture.tokens=4M", NEOX)),
     Case(
@@ -47,6 +49,19 @@ CASES = [
             f"{CRAWL}.dedup.bloom.shards=1",
             f"{CRAWL}.quality.0.model={{folder}}/models/hq.bin",
         ),
+        planted={
+            "common-crawl": {
+                "url.hosts": 10,
+                "url.subwords": 10,
+                "url.hard_words": 10,
+                "url.soft_words": 10,
+                "language": 20,
+                "dclm-page.min_words": 15,
+                "dclm-repetition": 15,
+                "dclm-lines": 15,
+                "bloom": COPIES,
+            }
+        },
     ),
 ]
 BANNED = {
@@ -55,8 +70,6 @@ BANNED = {
     "hard_words": ["jackpot"],
     "soft_words": ["poker", "bingo", "roulette"],
 }
-COPIES = 20
-"""Pages that are planted as copies of natural ones."""
 SCORE = "fasttext_openhermes_reddit_eli5_vs_rw_v2_bigram_200k_train_prob"
 
 

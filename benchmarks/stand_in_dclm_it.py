@@ -11,11 +11,14 @@ from stand_in import Case, data_set, digest, plant, rows_of, write_rows
 
 UNANSWERED = 12
 """Rows of no-robots without an answer."""
+TWO_QUESTIONS = 25
+"""Rows of Nectar with a conversation before the question."""
 CASES = [
     Case(
         "dclm-1b-it",
         ("tokenizer.name={shared}/tokenizers/gpt-neox-20b/tokenizer.json",),
-        {"no-answer": UNANSWERED},
+        planted={"nectar": {"field": TWO_QUESTIONS}},
+        lost={"no-robots": {"no-answer": UNANSWERED}},
     ),
 ]
 ONE_FILE = "data/train-00000-of-00001.parquet"
@@ -175,6 +178,6 @@ def _nectar(root: Path, pairs: Iterator[tuple[str, str]]) -> None:
     rows = [row(f"\n\nHuman: {q}\n\nAssistant: ", a, 1) for q, a in _take(pairs, 300)]
     rows += [
         plant(row(f"\n\nHuman: {q}\n\nAssistant: {a}\n\nHuman: Why?\n\nAssistant: ", a, 2), "field")
-        for q, a in _take(pairs, 25)
+        for q, a in _take(pairs, TWO_QUESTIONS)
     ]
-    write_rows(root / ONE_FILE, [{"planted": None, **r} for r in rows])
+    write_rows(root / "data/rlaif.parquet", [{"planted": None, **r} for r in rows])

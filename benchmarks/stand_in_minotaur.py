@@ -14,15 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stand_in import Case, chosen, data_set, digest, rows_of, texts_of, write_rows
+from stand_in import Case, chosen, data_set, digest, plant, rows_of, texts_of, write_rows
 from stand_in_pints import exchanges, write_list
 
 UNANSWERED = 6
+SIMILARITIES = (0.6, 0.7, 0.8, 0.9)
+SUBSET = 120
+"""Rows of GPTeacher's first file that a further one has again, at the lowest similarity; twice as many at the next."""
 CASES = [
     Case(
         "minotaur-7b-sft",
         ("tokenizer.name={shared}/tokenizers/gpt-neox-20b/tokenizer.json",),
-        lost={"no-answer": UNANSWERED},
+        planted={"gpteacher": {"exact": SUBSET * sum(range(1, len(SIMILARITIES) + 1))}},
+        lost={"gpteacher": {"no-answer": UNANSWERED}},
     ),
 ]
 
@@ -121,16 +125,27 @@ def _instructions(folder: Path, corpora: Path) -> None:
         / "WizardLM_alpaca_evol_instruct_70k_unfiltered.json",
         wizard,
     )
-    columns = ("instruction", "input", "response")
-    teacher = [{c: row[c] for c in columns} for row in rows_of(corpora, "instruct", "gpteacher-roleplay")]
-    teacher = [row for row in teacher if row["instruction"].strip() and row["response"].strip()][:900]
-    teacher += [{**row, "response": " "} for row in teacher[:UNANSWERED]]
-    write_list(
-        data_set(folder, "teknium/GPTeacher-General-Instruct") / "gpt4-instruct-dedupe-only-dataset.json",
-        teacher,
-    )
+    _gpteacher(data_set(folder, "teknium/GPTeacher-General-Instruct"), corpora)
     for name in FIELDS:
         _camel(data_set(folder, f"camel-ai/{name}") / f"{name}.zip", name, list(itertools.islice(pairs, 500)))
+
+
+def _gpteacher(root: Path, corpora: Path) -> None:
+    """A file with all rows, and four with those of them that were left at a bound on similarity."""
+    columns = ("instruction", "input", "response")
+    rows = [{c: row[c] for c in columns} for row in rows_of(corpora, "instruct", "gpteacher-roleplay")]
+    by_text = {
+        tuple(row.values()): row for row in rows if row["instruction"].strip() and row["response"].strip()
+    }
+    rows = list(by_text.values())[:900]
+    unanswered = [{**row, "response": " "} for row in rows[:UNANSWERED]]
+    write_list(
+        root / "gpt4-instruct-dedupe-only-dataset.json",
+        [{**row, "planted": None} for row in (*rows, *unanswered)],
+    )
+    for n, similarity in enumerate(SIMILARITIES, 1):
+        again = [plant(row, "exact") for row in rows[: n * SUBSET]]
+        write_list(root / f"gpt4-instruct-similarity-{similarity}-dataset.json", again)
 
 
 def _camel(path: Path, field: str, pairs: Sequence[tuple[str, str]]) -> None:

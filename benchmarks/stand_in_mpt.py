@@ -26,6 +26,17 @@ CASES = [
             "embeddings.default.model={minilm}",
             "tokenizer.name={shared}/tokenizers/gpt-neox-20b/tokenizer.json",
         ),
+        planted={
+            "mc4-en": {
+                "mpt-mc4.alpha_top_char": 20,
+                "mpt-mc4.min_alnum_char_frac": 20,
+                "mpt-mc4.max_top_word_frac_long": 20,
+                "mpt-mc4.min_words": 20,
+            },
+            "c4-semdedup": {"semantic": 48},
+            "redpajama-wiki": {"field": 30},
+            "s2orc": {"field": 25, "mpt-s2orc.min_words": 25},
+        },
     ),
 ]
 

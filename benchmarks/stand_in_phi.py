@@ -17,6 +17,8 @@ from stand_in_pints import exchanges, talks
 
 UNANSWERED = 8
 """Questions without an answer, and dialogues."""
+COPIES = 20
+"""Python files that come twice."""
 CASES = [
     Case(
         "phi-1.5",
@@ -28,13 +30,13 @@ CASES = [
             "embeddings.codegen.max_tokens=128",
             "embedding_classifiers.educational-value.scored.annotations.sample=250",
         ),
-        lost={"no-answer": 2 * UNANSWERED},
+        planted={"python": {"exact": COPIES}},
+        lost={"questions": {"no-answer": UNANSWERED}, "dialogues": {"no-answer": UNANSWERED}},
     ),
 ]
 
 FILES = 500
 """Python files to choose from."""
-COPIES = 20
 
 
 def make(folder: Path, corpora: Path) -> None:

@@ -20,7 +20,15 @@ TOO_LONG = 3
 """Conversations of a set whose first exchange is longer than a sample."""
 CASES = [
     Case("pints-1.5"),
-    Case("pints-1.5-sft", lost={"no-answer": 2 * UNANSWERED, "max_tokens": 2 * TOO_LONG}),
+    Case(
+        "pints-1.5-sft",
+        lost={
+            "capybara": {"no-answer": UNANSWERED},
+            "slimorca": {"no-answer": UNANSWERED},
+            "deita": {"max_tokens": TOO_LONG},
+            "ultrachat-200k": {"max_tokens": TOO_LONG},
+        },
+    ),
 ]
 
 SUBSETS = {"textbooks": 2.5, "books_en": 1.5, "wiki": 1.0, "tex": 0.5}

@@ -42,7 +42,7 @@ class ModelFile:
 
 
 def find(name_or_path: str) -> ModelFile:
-    """The file of a published model (a name in `PUBLISHED`) or of the model at a path.
+    """The file of a published model (a name in `PUBLISHED`), or of the model or list at a path.
 
     A published model that is not there yet is downloaded under a temporary name, checked, and moved into place,
     so that two processes that fetch it at once do no harm.
@@ -56,7 +56,9 @@ def find(name_or_path: str) -> ModelFile:
         path = Path(name_or_path).expanduser()
         if not path.is_file():
             known = ", ".join(PUBLISHED)
-            raise ModelError(f"no model file {name_or_path!r}; give the path of one, or a name: {known}")
+            raise ModelError(
+                f"no file {name_or_path!r}; give the path of a model or a list, or the name of a model: {known}"
+            )
         return ModelFile(str(path.absolute()), sha256_of(path))
     path = models_folder() / name_or_path
     if not path.exists():

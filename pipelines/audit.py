@@ -30,7 +30,7 @@ from winnow.filters.quality import bounds
 from winnow.filters.rules import Rule, Signal
 from winnow.pipelines import quality_step
 from winnow.pipelines.documents import name
-from winnow.pipelines.dropped import SAMPLE_SEED
+from winnow.pipelines.dropped import SAMPLE_SEED, TOO_LONG
 from winnow.pipelines.earlier import shown_name
 from winnow.pipelines.filtering import parts_of
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
@@ -62,7 +62,7 @@ class Dropped:
     place: Place
     key: str | None
     stage: str
-    """`read`, `filters`, `dedup` or `quality`."""
+    """`read`, `filters`, `dedup`, `quality` or `tokens`."""
     filter: str
     """Why the row is no document, the first rule that failed, or the step of dedup."""
     score: float | None
@@ -126,6 +126,7 @@ def _source_facts(source: dict[str, Any]) -> dict[str, Any]:
         "rules": sorted(rules, key=lambda rule: (-rule["dropped"], -rule["failing"], rule["rule"])),
         "duplicates": source["duplicates"],
         "dedup": source["dedup"],
+        "too_long_chats": source.get("too_long_chats", 0),
         "rewritten_chars": source["rewritten_chars"],
         "kept": source["kept_documents"],
     }
@@ -153,7 +154,7 @@ def reasons_named(run: FinishedRun, wanted: str) -> set[str]:
     """
     reasons = {r.name for source in run.places for part in segments_of(run, source) for r in part.rules}
     for facts in run.mixture["sources"]:
-        reasons |= set(facts["lost"])
+        reasons |= set(facts["lost"]) | ({TOO_LONG} if facts.get("too_long_chats") else set())
     uses = [use for source in run.recipe.sources.values() for use in source.quality]
     judged = {r.name for use in uses for r in bounds(use.scorer, Signal(use.scorer), use)}
     reasons |= judged
@@ -188,8 +189,8 @@ def sample_dropped(
 ) -> list[Dropped]:
     """Up to n dropped documents, in an order of the seed's; more of them begin with the same ones.
 
-    wanted : a rule, a filter (all its rules), `quality` (all bounds on embedding classifiers), a step of dedup, or a
-        reason why a row is no document.
+    wanted : a rule, a filter (all its rules), `quality` (all bounds on embedding classifiers), a step of dedup,
+        `max_tokens` of conversations, or a reason why a row is no document.
     source : only of this source.
     seed : default: the run's own.
 
@@ -240,6 +241,9 @@ def _splits(run: FinishedRun, source: str, reasons: set[str]) -> list[_Split]:
     if not later.isdisjoint(reasons):
         for record in _records(run, source, "dropped", list(counts)):
             counts[record.index] += sum(record.counts["steps"].get(step, 0) for step in reasons)
+    if TOO_LONG in reasons and facts.get("too_long_chats"):
+        for record in _records(run, source, "tokens", list(counts)):
+            counts[record.index] += record.counts.get("too_long_chats", 0)
     return [_Split(source, split, dropped) for split, dropped in counts.items() if dropped]
 
 

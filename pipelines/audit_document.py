@@ -25,6 +25,7 @@ from winnow.pipelines.audit import Place, place_of, segments_of, survivor_place
 from winnow.pipelines.audit_semantic import cut_of, identity_of, scores_of_step
 from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.documents import name, numbers
+from winnow.pipelines.dropped import TOO_LONG
 from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.split_rows import (
     Found,
@@ -100,7 +101,7 @@ class DocumentStory:
     end: str
     """How it ended: `no document`, `dropped`, `duplicate` or `kept`."""
     reason: str | None
-    """Why a row is no document, or the first rule that failed."""
+    """Why a row is no document, the first rule that failed, or `max_tokens` of a conversation that is too long."""
     segments: tuple[SegmentStory, ...]
     """Those that the document came to."""
     text_bytes: int | None
@@ -178,6 +179,9 @@ def _came_through(
             end, reason = "dropped", last_step.step
         else:
             end = "duplicate"
+    trace = Tracer(run).document(place.document) if end == "kept" else None
+    if trace is not None and trace.split is None:
+        end, reason, trace = "dropped", TOO_LONG, None
     row = table.to_pylist()[0]
     return DocumentStory(
         place=place,
@@ -187,7 +191,7 @@ def _came_through(
         segments=(*_early_segments(run, place, split), last),
         text_bytes=row["text_bytes"],
         steps=steps,
-        trace=Tracer(run).document(place.document) if end == "kept" else None,
+        trace=trace,
         text=texts_of_rows(run.stage(place.source, "documents"), split, [number])[number] if text else None,
     )
 

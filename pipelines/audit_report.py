@@ -14,12 +14,14 @@ from winnow.pipelines import quality_step
 from winnow.pipelines.audit import Dropped, Place
 from winnow.pipelines.audit_document import DocumentStory, RuleStory, SegmentStory, StepStory
 from winnow.pipelines.dedup_settings import WITH_VECTORS
+from winnow.pipelines.dropped import TOO_LONG
 from winnow.pipelines.numbers import show_bytes
 from winnow.pipelines.report import new_table, output
 
 EXCERPT_LINES = 12
 DETAILS_SHOWN = 5
 """What is shown of a rule's details: the most frequent ones."""
+NO_EXCHANGE_FITS = f"{TOO_LONG}: not even its first exchange fits"
 
 
 # ---- the table -----------------------------------------------------------------------------------------------
@@ -49,6 +51,8 @@ def print_audit(facts: dict[str, Any], console: Console | None = None) -> None:
             if n := step["cut_documents"]:
                 size = show_bytes(step["cut_bytes"])
                 table.add_row("", f"cut by {step['step']}", f"{n:,}", *_share(n / rows), size, "", "", "")
+        if n := source["too_long_chats"]:
+            table.add_row("", TOO_LONG, f"{n:,}", *_share(n / rows), "", "", "", "")
         kept = source["kept"]
         table.add_row("", "kept", f"{kept:,}", *_share(kept / rows), "", "", "", "")
         table.add_section()
@@ -120,6 +124,8 @@ def _dropped_lines(number: int, document: Dropped) -> Iterator[str]:
         score = f" ({document.score:.3f})" if document.score is not None else ""
         whose = f" duplicate of {shown_place(document.survivor)}" if document.survivor is not None else ""
         yield f"   {document.filter}{whose}{score}{_said(document.detail)}"
+    elif document.filter == TOO_LONG:
+        yield f"   {NO_EXCHANGE_FITS}"
     else:
         yield f"   {document.filter}: {_against(document.score, document.threshold)}{_said(document.detail)}"
     others = [rule for rule in document.failing if rule != document.filter]
@@ -284,6 +290,8 @@ def _step_lines(step: StepStory) -> Iterator[str]:
 def _end_lines(story: DocumentStory) -> Iterator[str]:
     if story.end == "no document":
         yield f"no document: {story.reason}"
+    elif story.reason == TOO_LONG:
+        yield f"dropped by {NO_EXCHANGE_FITS}"
     elif story.end == "dropped" and not any(step.dropped for step in story.steps):
         yield f"dropped by {story.reason}"
     for step in story.steps:

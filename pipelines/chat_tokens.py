@@ -35,16 +35,24 @@ def check(recipe: Recipe, vocabulary: Vocabulary, piece_bytes: np.ndarray | None
     if not chats:
         return
     from winnow.shards import loss_mask
-    from winnow.tokenize.chat_templates import control_tokens
+    from winnow.tokenize.chat_templates import control_tokens, template_of
 
     for name, chat in chats.items():
         for token in control_tokens(chat):
             if token not in vocabulary.controls:
-                key = "format" if chat.format else "template"
+                template = template_of(chat)
+                ends = {"eos_token": template.eos_token, "bos_token": template.bos_token}
+                own = next((key for key, named in ends.items() if token == named), None)
+                key = (
+                    "control_tokens"
+                    if chat.control_tokens
+                    else own or ("format" if chat.format else "template")
+                )
+                hint = f"name the tokenizer's own in read.chat.{own}, " if own else ""
                 raise recipe.located(
-                    ("sources", name, "read", "chat", "control_tokens" if chat.control_tokens else key),
-                    f"{token!r} is no control token of {recipe.tokenizer.name}: put it into tokenizer.add, or say in "
-                    "read.chat.control_tokens which strings of the template become one ([]: none)",
+                    ("sources", name, "read", "chat", key),
+                    f"{token!r} is no control token of {recipe.tokenizer.name}: {hint}put it into tokenizer.add, or "
+                    "say in read.chat.control_tokens which strings of the template become one ([]: none)",
                 )
     if loss_mask.COLUMN in recipe.shards.columns and piece_bytes is None:
         message = "which tokens are trained on is known only with a tokenizer whose pieces spell bytes"

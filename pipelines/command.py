@@ -66,11 +66,12 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Show what a run would read and make; starts no work."""
-    from winnow.pipelines import exclude, plan_dedup, plan_report, report
+    from winnow.pipelines import exclude, plan_dedup, plan_reading, plan_report, report
     from winnow.pipelines.planning import plan as make_plan
 
     shown = _format(format_, json)
     made = make_plan(load(recipe, settings or []))
+    plan_reading.check(made)
     plan_dedup.check(made)
     exclude.read_lists(made.recipe)
     facts = plan_report.plan_facts(made)
@@ -127,6 +128,7 @@ def run(
         print_json(corpus.mixture)
         return
     from winnow.pipelines.report import print_report
+    from winnow.shards import loss_mask
     from winnow.shards.feed import lines_for_reading
     from winnow.shards.storage import join
 
@@ -134,7 +136,7 @@ def run(
     _print_speed(corpus)
     streams = join(corpus.location, "streams.yaml")
     print(f"\nShards, and how to mix them: {streams}\nTo stream them:\n")
-    print(lines_for_reading(streams))
+    print(lines_for_reading(streams, masked=loss_mask.COLUMN in checked.shards.columns))
 
 
 def _print_speed(corpus: Any) -> None:
@@ -270,13 +272,17 @@ def export(
     from winnow.pipelines import export as exports
     from winnow.pipelines.finished import open_run
     from winnow.pipelines.numbers import show_count
+    from winnow.shards import loss_mask
 
     if format_ not in exports.FORMATS:
         raise typer.BadParameter(
             f"{format_!r} is no format; there are {', '.join(exports.FORMATS)}", param_hint="--format"
         )
     splits = exports.SPLITS if split is None else (split,)
-    done = exports.export(open_run(run), cast(exports.Format, format_), out, sources=source, splits=splits)
+    opened = open_run(run)
+    done = exports.export(opened, cast(exports.Format, format_), out, sources=source, splits=splits)
+    if loss_mask.COLUMN in opened.recipe.shards.columns:
+        print("which tokens are trained on (the column loss_mask) is not exported", file=sys.stderr)
     if json:
         print_json([asdict(part) for part in done])
         return

@@ -1,8 +1,9 @@
 """Is everything accounted for?
 
 Before anything is published: for every source, rows read = lost + dropped by reason + duplicates + dropped by `quality`
-+ kept, and tokens produced = tokens in samples + the tail that fills none; samples in shards = samples that were meant
-for them, less those that takedowns dropped.
++ tokenized, and tokens produced = tokens in samples + the tail that fills none; samples in shards = samples that were
+meant for them, less those that takedowns dropped. Tokenized are the documents that are kept, and conversations that are
+too long: these go into the streams without tokens.
 """
 
 from __future__ import annotations

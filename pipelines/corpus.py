@@ -31,6 +31,7 @@ from winnow.pipelines import (
     mixing,
     models,
     plan_dedup,
+    plan_reading,
     publish,
     quality_step,
     reading,
@@ -191,6 +192,7 @@ def run(
     planned = plan(recipe, progress.say, publish.roots_of(out), publish.commits_of(out))
     need_all(planned)
     recipe = planned.recipe
+    plan_reading.check(planned)
     plan_dedup.check(planned)
     lists = exclude.read_lists(recipe)
     source = tokenizer_stage.source_of(recipe)

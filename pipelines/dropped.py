@@ -37,6 +37,8 @@ VERSION = 5
 SAMPLES_PER_FILTER = 64
 """Texts kept per source and filter, spread over its splits; at least one a split."""
 SAMPLE_SEED = 0x73616D706C65
+TOO_LONG = "max_tokens"
+"""The reason of conversations of which not one exchange fits."""
 SURVIVOR = LOST_SCHEMA.get_field_index("text")
 SCHEMA = LOST_SCHEMA.insert(SURVIVOR, pa.field("survivor", tables.ID))
 
@@ -144,7 +146,7 @@ def _too_long(
             ids=batch.rows.column("id").take(take),
             keys=batch.rows.column("key").take(take),
             stage="tokens",
-            filters=["max_tokens"] * len(where),
+            filters=[TOO_LONG] * len(where),
         )
         gone = gone.add_column(SURVIVOR, SCHEMA.field("survivor"), pa.nulls(len(where), tables.ID))
         yield gone, batch.texts.take(take) if with_text else None

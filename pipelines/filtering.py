@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from winnow.filters.catalogue import Rewriting, Segment, measures_of, segments
@@ -19,11 +20,13 @@ from winnow.filters.rules import Cut, Rule
 from winnow.pipelines import cuts, documents, listings, models, verdicts
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Request, Work
-from winnow.pipelines.planning import Plan, SourcePlan
+from winnow.pipelines.planning import Plan, SourcePlan, reading_memory
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Record, Stage
+from winnow.pipelines.source_settings import Read
 from winnow.shards import storage
 from winnow.shards.inputs import InputError
+from winnow.shards.readers import ReadSettings
 from winnow.shards.rows import is_malformed
 
 Filters = tuple[Any, ...]
@@ -108,8 +111,23 @@ def _made_of(source: SourcePlan) -> dict[str, Any]:
         # Its length is the tokenizer's to bound.
         "chat": asked.chat and asked.chat.model_dump(mode="json", exclude={"max_tokens"}),
         "template": asked.template,
+        "packages": [[package, _version(package)] for package in _packages(read, asked)],
     }
     return {key: value for key, value in wanted.items() if value}
+
+
+def _packages(read: ReadSettings, asked: Read) -> list[str]:
+    """What is not Winnow's and decides how a source's texts come out."""
+    of_format = ["datasets"] if read.format == "dataset" else []
+    of_templates = ["jinja2"] if asked.chat or asked.template else []
+    return [*of_format, *(read.convert.packages if read.convert else ()), *of_templates]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _segment_identity(part: Segment, *, last: bool) -> dict[str, Any]:
@@ -142,7 +160,9 @@ def documents_request(
     used = {name: known[name] for settings in filters for name in models.files_of(settings)}
     specs = [documents.DocumentsSpec(s, source.read, filters, used, until_drop) for s in source.splits]
     listings.put_listing(run, stage, source)
-    memory = recipe.limits.task_memory + sum(storage.size(file.path) for file in set(used.values()))
+    # With limits as they are the child that converts documents has room in what every task asks for.
+    reading = max(recipe.limits.task_memory, reading_memory(recipe, source.read))
+    memory = reading + sum(storage.size(file.path) for file in set(used.values()))
     tasks = [Task(s.split.index, documents.documents_task, s, memory) for s in specs]
     return Request(stage, tasks, _bad_rows_check(recipe, source))
 

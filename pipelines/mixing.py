@@ -142,11 +142,15 @@ def _check_filled(corpus: Corpus) -> None:
             continue
         read = total(source.documents.records, "rows")
         why = f"has {streams[source.name]:,} training tokens, a sample takes {shown}"
+        mend = "shorten the samples, or loosen its filters"
         if not streams[source.name]:
             why = f"has no training token: nothing is left of {read:,} rows"
+            if source.tokens and (n := total(source.tokens.records, "too_long_chats")):
+                why = f"has no training token: of {n:,} conversations not one exchange fits read.chat.max_tokens"
+                mend = "or raise that"
         elif any(part.packed.samples["train"].n_rows for part in source.shards):
             why = "has no sample without an excluded document"
-        message = f"source {source.name!r} {why}; take it out, shorten the samples, or loosen its filters"
+        message = f"source {source.name!r} {why}; take it out, {mend}"
         raise recipe.located(("sources", source.name, "weight"), message)
 
 

@@ -178,7 +178,8 @@ def _source_facts(corpus: Corpus, source: SourceRun) -> dict[str, Any]:
         "dedup": dedup_statistics.of_source(source),
         "quality": dedup_statistics.of_quality(source),
         "quality_scores": _quality_scores(corpus, source),
-        "kept_documents": total(source.tokens.records, "documents"),
+        "kept_documents": total(source.tokens.records, "documents")
+        - total(source.tokens.records, "too_long_chats"),
         "kept_bytes": total(source.tokens.records, "text_bytes"),
         "tokens": total(source.tokens.records, "tokens"),
         **_only_some_count(source.tokens.records),
@@ -233,7 +234,8 @@ def _split_facts(corpus: Corpus, source: SourceRun, split: str) -> dict[str, int
     documents, tokens, text_bytes : of the stream, excluded documents among them
     rows, sample_tokens, padding_tokens : samples that can be drawn, and what is in them; after takedowns where they are
         in shards of the source's own. What takedowns take out of a mixed stream, `excluded` and `realised` say
-    cut_documents : documents that lie in more than one sample, as if nothing were excluded
+    packed_documents, cut_documents : documents that have a token in a sample, and that lie in more than one, as if
+        nothing were excluded; of a curriculum the sums over its phases, and a document may lie in two
     remainder_tokens : at the stream's end, in no sample
     """
     assert source.shuffled is not None
@@ -244,8 +246,10 @@ def _split_facts(corpus: Corpus, source: SourceRun, split: str) -> dict[str, int
     room = sum(p.rows(split) * p.packed.arranged.packing.length for p in parts)
     facts |= {"padding_tokens": room - facts["sample_tokens"]}
     facts["shards"] = sum(len(p.published.entries[split]) for p in parts)
+    packed = [p.packed.facts(split) for p in parts]
     for what in ("remainder_tokens", "cut_documents"):
-        facts[what] = sum(p.packed.facts(split)[what] for p in parts)
+        facts[what] = sum(part[what] for part in packed)
+    facts["packed_documents"] = sum(part["documents"] for part in packed)
     return facts
 
 

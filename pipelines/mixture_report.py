@@ -30,7 +30,7 @@ UNITS = 10_000
 SUMMED = (
     "tokens", "in_samples", "proportion", "wanted", "realised", "effective_tokens", "effective_unique_tokens",
     "realised_tokens", "documents", "text_bytes", "read_bytes", "kept_bytes", "samples", "drawn", "padding_tokens",
-    "cut_documents", "excluded_documents", "shards", "files", "stored_bytes", "splits", "heldout_tokens",
+    "cut_documents", "packed", "excluded_documents", "shards", "files", "stored_bytes", "splits", "heldout_tokens",
 )  # fmt: skip
 CSV_HEADER = (
     "source", "weight", "wanted_proportion", "proportion", "tokens", "effective_tokens", "epochs", "unique_factor",
@@ -221,13 +221,13 @@ def _source_lines(facts: Mapping[str, Any]) -> list[Line]:
 
 
 def _held_out(source: Mapping[str, Any]) -> Line:
-    name = f"{source['name']} (held out)"
-    return line_of(_split_counts(source["val"]) | {"name": name})
+    return line_of(_split_counts(source["val"]) | {"name": f"{source['name']} (held out)"})
 
 
 def _split_counts(split: Mapping[str, Any]) -> Line:
     names = ("tokens", "documents", "text_bytes", "padding_tokens", "cut_documents", "shards")
     counts: Line = {name: split.get(name) for name in names}
+    counts["packed"] = split.get("packed_documents", split["documents"])  # those of older runs
     return counts | {"samples": split["rows"], "in_samples": split["sample_tokens"]}
 
 
@@ -252,7 +252,7 @@ def line_of(counts: Line) -> Line:
         "removed": None if kept is None else 1 - kept,
         # Nothing is worth saying of what a packing does not do.
         "padding": ratio(padding, padding + line["in_samples"]) if padding else None,
-        "cut": ratio(line["cut_documents"], line["documents"]) if line["cut_documents"] else None,
+        "cut": ratio(line["cut_documents"], line["packed"]) if line["cut_documents"] else None,
         "excluded_documents": line["excluded_documents"] or None,
     }
 

@@ -109,3 +109,13 @@ def check_vocabulary(recipe: Recipe, vocabulary: Vocabulary) -> None:
                 place,
                 f"the padding token is the one that {role} documents: name another of its special tokens",
             )
+    chats = {name: s.read.chat for name, s in recipe.sources.items() if s.read.chat is not None}
+    if not chats:
+        return
+    from winnow.tokenize.chat_templates import control_tokens
+
+    for name, chat in chats.items():
+        for token in control_tokens(chat):
+            if vocabulary.controls.get(token) == pad:
+                message = f"the padding token {token!r} is a control token of the chat {name!r}: name another"
+                raise recipe.located(place, message)

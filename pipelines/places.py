@@ -62,9 +62,11 @@ class Places:
             return self._data_set(read)
         patterns, exclude = [expand(p) for p in read.path], [expand(p) for p in read.exclude]
         if read.root:
-            name, revision = _unpinned(expand(read.root))
+            name, _ = _unpinned(expand(read.root))
+            revision = _revision([expand(read.root), *patterns, *exclude])
         else:
-            patterns, revision = _all_unpinned([storage.absolute(p) for p in patterns])
+            revision = _revision([*patterns, *exclude])
+            patterns = [_unpinned(storage.absolute(p))[0] for p in patterns]
             name = _name(patterns, earlier)
         name = storage.absolute(name)
         root, commit = self._root(name, read.revision, revision)
@@ -156,12 +158,15 @@ def _unpinned(location: str) -> tuple[str, str | None]:
     return place.unpinned, place.revision
 
 
-def _all_unpinned(patterns: list[str]) -> tuple[list[str], str | None]:
-    found = [_unpinned(pattern) for pattern in patterns]
-    revisions = {revision for _, revision in found}
+def _revision(locations: list[str]) -> str | None:
+    """The one revision that any of a source's locations names; it is of all of them."""
+    revisions = {revision for _, revision in map(_unpinned, locations)} - {None}
     if len(revisions) > 1:
-        raise InputError("the paths name several revisions; make them sources of their own")
-    return [pattern for pattern, _ in found], revisions.pop()
+        raise InputError(
+            f"several revisions: {', '.join(map(repr, sorted(filter(None, revisions))))}; "
+            "make them sources of their own"
+        )
+    return next(iter(revisions), None)
 
 
 def _name(patterns: list[str], earlier: str | None) -> str:

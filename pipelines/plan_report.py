@@ -67,10 +67,11 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         for name, kinds in plan.examples.items()
     }
     embeddings = [e | _left_out(plan, e["sources"], e["name"]) for e in embedding_facts(plan)]
+    # What was published of the others is no size of what is read.
     known = replace(plan, sources=[s for s in plan.sources if s.unknown is None])
     effective = [s.effective_tokens for s in shares if s.effective_tokens is not None]
     budget = round(sum(effective)) if len(effective) == len(shares) else plan.recipe.mixture.tokens
-    vectors = sum(e["vector_bytes_estimate"] for e in embeddings)
+    vectors = [e["vector_bytes_estimate"] for e in embeddings]
     return {
         "name": plan.recipe.name,
         "classifiers": classifiers,
@@ -85,7 +86,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "sampling": sampling_facts(plan),
         "proposals": proposals(known, {s.source: s.effective_tokens or 0.0 for s in shares}),
         "unknown": unknown_facts(plan),
-        "dedup": [step | _left_out(plan, step["group"]) for step in dedup_facts(plan)],
+        "dedup": [_with_what_is_known(plan, step) for step in dedup_facts(known)],
         "embeddings": embeddings,
         "budget_tokens": budget,
         "budget_is_estimate": plan.recipe.mixture.tokens is None,
@@ -96,8 +97,8 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "warnings": warnings,
         "disk_bytes_estimate": (
             None
-            if any(s.tokens is None for s in shares) or budget is None
-            else int(plan.disk_estimate(budget)) + vectors
+            if len(known.sources) < len(plan.sources) or None in vectors or budget is None
+            else int(plan.disk_estimate(budget)) + sum(vectors)
         ),
         "task_memory_bytes": plan.task_memory,
         "ray_memory_bytes": plan.recipe.limits.task_memory,
@@ -121,12 +122,21 @@ def _listed(plan: Plan, source: SourcePlan) -> dict[str, Any]:
     }
 
 
+def _with_what_is_known(plan: Plan, step: dict[str, Any]) -> dict[str, Any]:
+    """A step without estimates where no source of its group is listed."""
+    left_out = _left_out(plan, step["group"])
+    if len(left_out.get("left_out", [])) < len(step["group"]):
+        return step | left_out
+    estimates = [key for key in step if key.endswith("_estimate")]
+    return step | dict.fromkeys([*estimates, "partitions", "rounds"]) | left_out
+
+
 def _left_out(plan: Plan, names: Sequence[str], embedding: str | None = None) -> dict[str, list[str]]:
-    """The sources, and an embedding's examples, of which estimates know nothing."""
+    """The sources, and an embedding's examples, that estimates are without."""
     users = [n for n, c in plan.recipe.embedding_classifiers.items() if c.embedding == embedding]
     examples = [s for n in users for sources in plan.embedding_examples[n].values() for s in sources]
     wanted = [*(s for s in plan.sources if s.name in names), *examples]
-    out = [s.name for s in wanted if s.unknown and s.said_tokens is None]
+    out = [s.name for s in wanted if s.unknown is not None]
     return {"left_out": out} if out else {}
 
 
@@ -158,6 +168,9 @@ def _step_line(step: dict[str, Any]) -> str:
     line = f"{step['step']} dedup: {', then '.join(step['group'])}"
     if len(step["group"]) > 1:
         line += " (the first named keeps)"
+    if step["exchange_bytes_estimate"] is None:
+        shards = f"; {step['shards']:,} shards" if "shards" in step else ""
+        return f"{line}{shards}; of how much text is not known"
     if step["partitions"]:
         rounds = f" in {step['rounds']} rounds" if step["rounds"] > 1 else ""
         line += f"; exchange ~ {show_bytes(step['exchange_bytes_estimate'])}, {step['partitions']:,} partitions{rounds}"
@@ -173,7 +186,7 @@ def _step_line(step: dict[str, Any]) -> str:
 
 def _without(facts: Mapping[str, Any]) -> str:
     left_out = facts.get("left_out")
-    return f"; without {', '.join(left_out)}, of which nothing is known" if left_out else ""
+    return f"; without {', '.join(left_out)}, whose size is not known" if left_out else ""
 
 
 def plan_grids(facts: Mapping[str, Any]) -> list[Grid]:
@@ -223,7 +236,8 @@ def print_plan(facts: Mapping[str, Any]) -> None:
     for line in sampling_lines(facts["sampling"], facts["proposals"]):
         console.print(line, highlight=False, markup=False)
     for e, line in zip(facts["embeddings"], embedding_lines(facts["embeddings"]), strict=True):
-        console.print(line + _without(e), highlight=False, markup=False)
+        shown = line if e["documents_estimate"] is None else line + _without(e)
+        console.print(shown, highlight=False, markup=False)
     for step in facts["dedup"]:
         console.print(_step_line(step), highlight=False)
     disk = facts["disk_bytes_estimate"]

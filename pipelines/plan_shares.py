@@ -1,7 +1,9 @@
 """What would be drawn of each source, as far as that is known before a run?
 
 By estimate, of what is listed. Of a source that could not be listed, the tokens that the recipe prints (or asks for
-with `tokens`) stand in; where it has none, only what follows from weights alone is said, and the rest is None.
+with `tokens`) stand in; where it has none, only what follows from weights alone is said, and the rest is None. Printed
+tokens are those that a publisher drew from, behind its filters and dedup: they say something of the mixture, nothing of
+how much is read.
 """
 
 from __future__ import annotations
@@ -123,6 +125,9 @@ def unknown_lines(facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{reason}; so files, bytes and splits are not known of: {', '.join(names)}"
     if facts:
         yield OFFLINE_HINT
-    for where, said in (("printed", "published"), ("tokens", "what the recipe asks for")):
+    published = (
+        "published, not measured: after the publisher's filters and dedup; what is read has another size"
+    )
+    for where, said in (("printed", published), ("tokens", "what the recipe asks for, not measured")):
         if names := [one["name"] for one in facts if one["from"] == where]:
-            yield f"tokens of {', '.join(names)}: {said}, not measured"
+            yield f"tokens of {', '.join(names)}: {said}"

@@ -58,13 +58,16 @@ def _check_package(recipe: Recipe, place: tuple[str, ...], package: str) -> None
 
 
 def documents_of(plan: Plan, embedding: str) -> int:
-    """Documents that vectors are made of, by estimate: those of sources, and of classifiers' examples."""
-    sources = [s for s in plan.sources if embedding in needed_by(plan.recipe, s.name)]
+    """Documents that vectors are made of, by estimate: those of the listed sources, and of classifiers' examples."""
+    sources = [s for s in plan.sources if s.unknown is None and embedding in needed_by(plan.recipe, s.name)]
     return sum(documents_estimate(s.text_estimate) for s in sources) + _examples(plan, embedding)
 
 
 def embedding_facts(plan: Plan) -> list[dict[str, Any]]:
-    """Per embedding that is needed: of what and for what, how many vectors, their bytes, and what they take."""
+    """Per embedding that is needed: of what and for what, how many vectors, their bytes, and what they take.
+
+    Estimates are None where nothing is listed that it makes vectors of.
+    """
     found = []
     for name in wanted(plan.recipe):
         settings = plan.recipe.embedding(name)
@@ -73,6 +76,14 @@ def embedding_facts(plan: Plan) -> list[dict[str, Any]]:
         documents = documents_of(plan, name)
         max_tokens = min(settings.max_tokens, encoder.max_tokens if encoder else settings.max_tokens)
         cost = embedding_cost(documents, encoder or MINILM, max_tokens, settings.dtype)
+        estimates = {
+            "documents_estimate": documents,
+            "tokens_estimate": round(cost.tokens),
+            "vector_bytes_estimate": cost.vector_bytes,
+            "tokenize_core_seconds_estimate": cost.tokenize_core_seconds,
+            "gpu_seconds_estimate": cost.gpu_seconds,
+            "core_seconds_estimate": cost.core_seconds,
+        }
         found.append(
             {
                 "name": name,
@@ -80,13 +91,8 @@ def embedding_facts(plan: Plan) -> list[dict[str, Any]]:
                 "device": settings.device,
                 "sources": [s.name for s in sources],
                 "used_by": _users(plan.recipe, name),
-                "documents_estimate": documents,
-                "tokens_estimate": round(cost.tokens),
-                "vector_bytes_estimate": cost.vector_bytes,
                 "shape_is_assumed": encoder is None,
-                "tokenize_core_seconds_estimate": cost.tokenize_core_seconds,
-                "gpu_seconds_estimate": cost.gpu_seconds,
-                "core_seconds_estimate": cost.core_seconds,
+                **(estimates if documents else dict.fromkeys(estimates)),
             }
         )
     return found
@@ -167,6 +173,9 @@ def embedding_lines(facts: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each embedding."""
     for e in facts:
         line = f"embedding {e['name']} ({e['model']}) for {', '.join(e['used_by'])}"
+        if e["documents_estimate"] is None:
+            yield f"{line}; how many documents is not known"
+            continue
         size = show_bytes(e["vector_bytes_estimate"])
         line += f"; ~ {show_count(e['documents_estimate'])} documents, {size} of vectors; {takes(e)}"
         if e["device"] != "cpu":

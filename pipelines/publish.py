@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import yaml
 from winnow.pipelines import pack
+from winnow.pipelines.document_ends import written_inside
 from winnow.pipelines.listings import listing_digest
 from winnow.pipelines.mixing import layout_of
 from winnow.pipelines.mixture_facts import mixture_facts, stream_specs
@@ -44,6 +45,13 @@ PACKAGES = (
     "sentencepiece",
     "xxhash",
     "zstandard",
+    "resiliparse",
+    "fastwarc",
+    "trafilatura",
+    "lxml",
+    "mwparserfromhell",
+    "datasets",
+    "jinja2",
 )
 
 REVISIONS = "revisions.json"
@@ -203,8 +211,10 @@ def _blocks(corpus: Corpus, number: int) -> dict[str, Any]:
     """`train_loader` and, where rows are held out, `eval_loader` of one packing."""
     recipe, drawn = corpus.recipe, corpus.mixings[number]
     length, hashes = drawn.packing.length, recipe.shards.hashes
+    eos_id = corpus.vocabulary.eos_id
     common: dict[str, Any] = {
-        "eos_id": corpus.vocabulary.eos_id,
+        # From it a trainer makes documents of a row: rather none than each exchange of a conversation one.
+        "eos_id": None if written_inside(recipe, corpus.vocabulary, eos_id) else eos_id,
         "validate_hash": hashes[0] if hashes else None,
     }
     train, val = (stream_specs(corpus, number, split) for split in pack.SPLITS)

@@ -69,7 +69,8 @@ def read(
         if tokens_per_byte is None:
             standings = standings_of(part, documents, filtered)
             pilot = yield tokens.request(source.name, standings, [filtered.stage.directory], tokenizer)
-            text = total(pilot.records, "text_bytes")
+            # Of conversations only what fits has tokens; what is left of further splits is counted before that.
+            text = total(filtered.records, "kept_bytes")
             tokens_per_byte = total(pilot.records, "tokens") / text if text else None
         left = {record.index: record.counts["kept_bytes"] for record in filtered.records}
         expected = sum(left.values()) * (tokens_per_byte or 0.0) * choice.train_share

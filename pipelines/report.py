@@ -213,6 +213,8 @@ def funnel_table(facts: dict[str, Any]) -> Table:
         judged = source.get("quality", {})
         for reason, n in sorted(judged.get("dropped", {}).items(), key=lambda item: -item[1]):
             add(f"− {reason}", n, judged["dropped_bytes"].get(reason))
+        if n := source.get("too_long_chats"):
+            add("− max_tokens", n, None)
         add("kept", source["kept_documents"], source["kept_bytes"])
         table.add_section()
     return table
@@ -254,6 +256,23 @@ def _embedding_classifier_line(name: str, classifier: dict[str, Any]) -> str:
     return f"{line}: {', '.join(said)}" if said else line
 
 
+def chat_lines(facts: dict[str, Any]) -> list[str]:
+    """What became of conversations: tokens that are trained on, and those that were too long."""
+    lines = []
+    for source in facts["sources"]:
+        said = []
+        if "trained_tokens" in source and source["tokens"]:
+            n, of = source["trained_tokens"], source["tokens"]
+            said.append(f"{n:,} of {of:,} tokens ({n / of:.1%}) are trained on")
+        if n := source.get("shortened_chats"):
+            said.append(f"{n:,} conversations lost their last turns to max_tokens")
+        if n := source.get("too_long_chats"):
+            said.append(f"{n:,} have no exchange that fits")
+        if said:
+            lines.append(f"{source['name']}: {'; '.join(said)}")
+    return lines
+
+
 def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
     """The tables, what dedup found, and how classifiers do, on standard output."""
     from winnow.pipelines.dedup_report import print_dedup
@@ -264,5 +283,5 @@ def print_report(facts: dict[str, Any], console: Console | None = None) -> None:
         print_grid(grid, console)
     console.print(funnel_table(facts))
     print_dedup(facts, console)
-    for line in classifier_lines(facts):
+    for line in [*classifier_lines(facts), *chat_lines(facts)]:
         console.print(line, highlight=False, markup=False)

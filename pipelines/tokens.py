@@ -2,7 +2,8 @@
 
 The stage `tokens` reads a split's text through the verdicts of filters and dedup and writes it as one flat
 array of ids, `tokens-*.bin` (uint16, or uint32 where the largest id needs it), and `index-*.arrow`: per
-document its id, where its tokens end (uint64), the bytes of its text and the first half of its text's hash.
+document its id, where its tokens end (uint64), the bytes of its text and the first half of its text's hash (of the
+text as it was read for a conversation without tokens).
 One tokenization serves every sequence length, shuffle and export. With a loss mask ids are uint32, and
 `loss_mask.NOT_TRAINED` is set on those that are not trained on (shards/loss_mask.py).
 
@@ -34,7 +35,7 @@ from winnow.tokenize.source import TokenizerError, TokenizerSource
 from winnow.tokenize.templated import Spelling, TemplatedEncoder
 
 VERSION = 2
-CHATS_VERSION = 1
+CHATS_VERSION = 2
 INDEX_SCHEMA = pa.schema(
     [("id", tables.ID), ("end", pa.uint64()), ("text_bytes", pa.uint32()), ("text_hash", pa.uint64())]
 )
@@ -217,8 +218,10 @@ def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
             found.ids.tofile(tokens)
             hashes, sizes = rows.column("text_hash"), rows.column("text_bytes")
             if found.is_cut:
-                hashes = text_hashes(found.texts)
                 sizes = pa.array(np.diff(offsets(found.texts)).astype(np.uint32))
+                # Conversations that nothing is left of would be held out together, or not, by the text they have.
+                fits = pc.greater(sizes, 0) if spec.chats else pa.scalar(True)
+                hashes = pc.if_else(fits, text_hashes(found.texts), hashes)
             high, _ = tables.id_halves(hashes)
             lengths = np.diff(found.ends, prepend=found.ends.dtype.type(0))
             counts["longest"] = max(counts["longest"], int(lengths.max(initial=0)))

@@ -78,7 +78,7 @@ class DocumentTrace:
     position: int
     key: str | None
     split: str | None
-    """None where the document was dropped."""
+    """None where the document was dropped, a conversation without tokens among them."""
     packing: str
     stream: str | None
     """That has the samples: the source's own, or `mixed`."""
@@ -237,7 +237,7 @@ class Tracer:
             for r in rows
         ]  # fmt: skip
         # All documents of a sample are of one source.
-        if found and self.run.recipe.sources[found[0].source].read.chat is not None:
+        if found and self._is_chat(found[0].source):
             return self._of_conversations(found, split, self._packing(packing), row)
         return found
 
@@ -296,7 +296,7 @@ class Tracer:
         )  # fmt: skip
         for split in SPLITS:
             found = self._in_stream(source, split, int(document[:16], 16), position)
-            if found is not None:
+            if found is not None and not (found[0] == found[1] and self._is_chat(source)):
                 return self._in_samples(trace, split, way, *found)
         return trace
 
@@ -322,6 +322,9 @@ class Tracer:
             tokens=end - begin,
             unused_tokens=end - begin - _used(rows, begin, end, own),
         )
+
+    def _is_chat(self, source: str) -> bool:
+        return self.run.recipe.sources[source].read.chat is not None
 
     def _is_excluded(self, source: str, id_: bytes) -> bool:
         stage = f"exclude.{source}"

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from winnow.pipelines.document_ends import written_inside
 from winnow.pipelines.finished import FinishedRun, open_run
 from winnow.pipelines.records import canonical
 from winnow.pipelines.tokens import load_vocabulary, spelling
@@ -43,6 +44,8 @@ class Tokens:
     """What stands around every document: eos, bos, both or none."""
     pad_id: int | None
     """What rows are filled up with; None where none are."""
+    inside: str | None = None
+    """A source of conversations that have the token inside which is to tell documents apart."""
 
     def documents(self, rows: np.ndarray) -> np.ndarray:
         """Which document of its row a token belongs to: int64[B, L], from 0. The EOS belongs to the one it ends.
@@ -54,6 +57,11 @@ class Tokens:
         rows = loss_mask.ids_of(rows)
         if self.append == "none":
             raise TrainInputError("append is none: nothing in the tokens tells where a document ends")
+        if self.inside is not None:
+            raise TrainInputError(
+                f"a chat template of {self.inside} writes the {'BOS' if self.append == 'bos' else 'EOS'} within "
+                "conversations, too: nothing in the tokens tells where a document ends"
+            )
         if self.append == "bos":
             return np.cumsum(rows == self.bos_id, axis=1)
         ends = np.cumsum(rows == self.eos_id, axis=1)
@@ -104,14 +112,18 @@ class TrainingRun:
         facts = self.facts["tokenizer"]
         vocabulary = load_vocabulary(self.run.tokenizer)
         padded = self.facts.get("pack") in PADDED
+        append = self.run.recipe.tokenizer.append
+        begins = append == "bos"
+        marks = vocabulary.bos_id if begins else facts["eos_id"]
         return Tokens(
             vocabulary.sha256,
             facts["max_id"],
             facts.get("model_vocab"),
             vocabulary.bos_id,
             facts["eos_id"],
-            self.run.recipe.tokenizer.append,
+            append,
             facts["pad_id"] if padded else None,
+            written_inside(self.run.recipe, vocabulary, marks, begins=begins),
         )
 
     @property

@@ -141,17 +141,22 @@ def _zip_rows(
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
         raise decompress.CorruptError(str(error)) from error
     with archive:
-        by_offset = {info.header_offset: info for info in archive.infolist()}
+        # A member that should lie in the directory or behind it keeps a place there, so that it is told.
+        by_offset = {
+            info.header_offset if info.header_offset < archive.start_dir else archive.start_dir + number: info
+            for number, info in enumerate(archive.infolist())
+        }
         if min(by_offset, default=0) < 0:
             raise decompress.CorruptError("a member before the beginning")
-        infos = [by_offset[offset] for offset in sorted(by_offset)]
-        stops = [*(info.header_offset for info in infos[1:]), archive.start_dir]
-        for info, stop in zip(infos, stops, strict=True):
+        offsets = sorted(by_offset)
+        stops = [*(min(offset, archive.start_dir) for offset in offsets[1:]), archive.start_dir]
+        for offset, stop in zip(offsets, stops, strict=True):
+            info = by_offset[offset]
             name = info.filename.removeprefix("./")
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir() or kind not in (0, stat.S_IFREG) or not _is_wanted(name, wanted):
                 continue
-            row = Row(info.header_offset, None, info.file_size, _zip_fault(info, stop))
+            row = Row(offset, None, info.file_size, _zip_fault(info, stop))
             yield _read(row, name, _zip_parts(archive, info, row), settings)
 
 
@@ -171,7 +176,9 @@ def _zip_parts(archive: zipfile.ZipFile, info: zipfile.ZipInfo, row: Row) -> Ite
         with archive.open(info) as member:
             while part := member.read(decompress.BLOCK):
                 yield part
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error):
+    except (
+        zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, UnicodeDecodeError,
+    ):  # fmt: skip
         row.reason = "corrupt-member"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from winnow.shards import decompress, json_rows
 from winnow.shards.inputs import Piece
 from winnow.shards.rows import RAW_KEPT, Row, RowsOf, at_path, document_id
@@ -60,8 +59,10 @@ def _parse(row: Row, settings: ReadSettings) -> None:
         value = columns.get(name)
         if isinstance(value, str | bytes):
             try:
-                columns[name] = orjson.loads(value)
-            except orjson.JSONDecodeError:
+                columns[name] = json_rows.value(value)
+                if settings.key and settings.key.startswith(f"{name}."):
+                    json_rows.restore_key(columns[name], settings.key.removeprefix(f"{name}."), value)
+            except json_rows.RowError:
                 row.reason, row.raw, row.columns = "wrong-type", _bytes(value)[:RAW_KEPT], None
                 return
 

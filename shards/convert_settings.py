@@ -16,12 +16,22 @@ class Conversion(BaseModel):
     max_seconds: float = Field(30.0, gt=0, le=3600)
     """Of CPU for one document; one that takes longer is quarantined (`too-slow`)."""
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those that decide the text, by the names they are installed by."""
+        return ()
+
 
 class Html(Conversion):
     """The text of a web page."""
 
     extractor: Literal["resiliparse", "trafilatura"] = "resiliparse"
     """Resiliparse's main content (DCLM's choice, arXiv:2406.11794), or Trafilatura (RefinedWeb's, arXiv:2306.01116)."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        # Resiliparse also tells the encoding; Trafilatura reads the tree that lxml makes.
+        return ("resiliparse",) if self.extractor == "resiliparse" else ("resiliparse", "trafilatura", "lxml")
 
 
 class Notebook(Conversion):
@@ -37,6 +47,10 @@ class Latex(Conversion):
 
 class Wikitext(Conversion):
     """The plain text of MediaWiki markup."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return ("mwparserfromhell",)
 
 
 CONVERSIONS: dict[str, type[Conversion]] = {

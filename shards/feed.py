@@ -253,9 +253,16 @@ def open_dataset(
     return streaming.StreamingDataset(streams=streams, batch_size=batch_size, **(arguments | overrides))
 
 
-def lines_for_reading(streams_yaml: str | os.PathLike[str]) -> str:
-    """Python that streams a published corpus with mosaicml-streaming alone, Winnow not installed."""
-    return _LINES.format(location=storage.absolute(os.fspath(streams_yaml)), trainer_only=_TRAINER_ONLY)
+def lines_for_reading(streams_yaml: str | os.PathLike[str], *, masked: bool = False) -> str:
+    """Python that streams a published corpus with mosaicml-streaming alone, Winnow not installed.
+
+    masked : whether the shards have a loss mask, which then comes beside the tokens.
+    """
+    location = storage.absolute(os.fspath(streams_yaml))
+    collate, labels = _TOKENS, ""
+    if masked:  # what torch's losses and Hugging Face's models leave out is -100
+        collate, labels = _TOKENS_AND_MASK, "; labels: tokens.masked_fill(loss_mask == 0, -100)"
+    return _LINES.format(location=location, trainer_only=_TRAINER_ONLY, collate=collate, labels=labels)
 
 
 def _stream_mapping(streams: Sequence[StreamSpec], cache: str) -> dict[str, dict[str, Any]]:
@@ -322,6 +329,15 @@ def _packings(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+_TOKENS = """\
+def collate(samples):  # tokens are read-only and unsigned; torch computes with int64
+    return torch.stack([torch.from_numpy(sample["tokens"].astype("int64")) for sample in samples])"""
+_TOKENS_AND_MASK = """\
+def collate(samples):  # columns are read-only and unsigned; torch computes with int64
+    return {
+        column: torch.stack([torch.from_numpy(sample[column].astype("int64")) for sample in samples])
+        for column in ("tokens", "loss_mask")
+    }"""
 _LINES = """\
 # pip install "mosaicml-streaming==0.13.*" torch
 import sys
@@ -343,11 +359,10 @@ for name in {trainer_only!r}:  # llm-foundry's own
     settings.pop(name, None)
 
 
-def collate(samples):  # tokens are read-only and unsigned; torch computes with int64
-    return torch.stack([torch.from_numpy(sample["tokens"].astype("int64")) for sample in samples])
+{collate}
 
 
 dataset = StreamingDataset(streams=streams, batch_size=8, **settings)
 loader = StreamingDataLoader(dataset, batch_size=8, collate_fn=collate)
-print(next(iter(loader)))  # int64, 8 rows
+print(next(iter(loader)))  # int64, 8 rows{labels}
 """

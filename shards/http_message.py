@@ -17,6 +17,8 @@ HEAD_BYTES = 1 << 16
 STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})(?: |$)")
 CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
+MOST_CODINGS = 4
+"""Content encodings of one body. Ours; each costs a body of the largest size."""
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
@@ -93,6 +95,8 @@ def payload(answer: Answer, limit: int) -> bytes:
     if "chunked" in answer.headers.get("transfer-encoding", "").lower():
         body = unchunked(body)
     codings = answer.headers.get("content-encoding", "").lower().replace(" ", "").split(",")
+    if len(codings) > MOST_CODINGS:
+        raise Undecodable(f"{len(codings)} content encodings")
     for coding in reversed(codings):
         if coding in DECODERS:
             try:
@@ -107,24 +111,23 @@ def payload(answer: Answer, limit: int) -> bytes:
 
 def unchunked(body: memoryview) -> memoryview:
     """The chunks of a body, joined; the body as it is where it does not begin with a chunk."""
-    parts: list[memoryview] = []
+    joined = bytearray()
     at = 0
     while head := CHUNK.match(body, at, min(at + HEAD_BYTES, len(body))):
         size = int(head[1], 16)
         if size == 0:
-            return memoryview(b"".join(parts))
-        parts.append(body[head.end() : head.end() + size])
+            return memoryview(joined)
+        joined += body[head.end() : head.end() + size]
         at = head.end() + size
         if body[at : at + 2] == b"\r\n":
             at += 2
         elif body[at : at + 1] == b"\n":
             at += 1
-    if not parts:
+    if at == 0:
         return body
-    if at < len(body):
-        # Something that is no chunk behind one: the rest as it is, so that nothing is lost.
-        parts.append(body[at:])
-    return memoryview(b"".join(parts))
+    # Something that is no chunk behind one: the rest as it is, so that nothing is lost.
+    joined += body[at:]
+    return memoryview(joined)
 
 
 def _gunzipped(body: memoryview, limit: int) -> bytes:

@@ -111,8 +111,12 @@ def _named(where: str) -> dict[str, Any]:
     return {"path": place.repository, "revision": place.revision}
 
 
-@lru_cache(maxsize=8)  # it takes several requests, and a worker reads many shards of one data set
 def _stream(where: str, config: str | None, split: str) -> Any:
+    # A repository at a commit stays as it is; of a directory nobody knows.
+    return (_load_stream if storage.is_local(where) else _kept_stream)(where, config, split)
+
+
+def _load_stream(where: str, config: str | None, split: str) -> Any:
     library = _library()
     try:
         stream = library.load_dataset(**_named(where), name=config, split=split, streaming=True)
@@ -144,14 +148,22 @@ def _is_decoded(kind: Any) -> bool:
     return type(kind).__name__ in DECODED or (inner is not None and _is_decoded(inner))
 
 
-@lru_cache(maxsize=8)
 def _names(where: str, config: str | None, split: str) -> tuple[str, ...]:
     """The files of a split, in the library's order."""
+    return (_load_names if storage.is_local(where) else _kept_names)(where, config, split)
+
+
+def _load_names(where: str, config: str | None, split: str) -> tuple[str, ...]:
     try:
         builder = _library().load_dataset_builder(**_named(where), name=config)
     except Exception as error:
         raise _explained(where, error) from error
     return tuple(map(str, (builder.config.data_files or {}).get(split, ())))
+
+
+# Each takes several requests, and a worker reads many shards of one data set.
+_kept_stream = lru_cache(maxsize=8)(_load_stream)
+_kept_names = lru_cache(maxsize=8)(_load_names)
 
 
 def _files(where: str, config: str | None, split: str) -> list[tuple[int, str] | None]:

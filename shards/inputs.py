@@ -115,9 +115,8 @@ def default_root(patterns: Sequence[str]) -> str:
         shared.append(parts[0])
     if all(map(storage.is_local, patterns)):
         return "/".join(shared) or "/"
-    if len(shared) < (
-        5 if shared[:1] == ["hf:"] else 3
-    ):  # scheme:, nothing, bucket; datasets, organisation, name
+    least = 5 if shared[:1] == ["hf:"] else 3  # scheme:, nothing, bucket; datasets, organisation, name
+    if len(shared) < least:
         raise InputError(f"{', '.join(patterns)} lie in different places; make them sources of their own")
     return "/".join(shared)
 
@@ -228,12 +227,8 @@ def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[st
     except (FileNotFoundError, NotADirectoryError):
         return
     for full, facts in listing.items():
-        yield (
-            full[len(base) + 1 :],
-            f"{protocol}://{full.lstrip('/')}",
-            int(facts["size"]),
-            fingerprint(facts),
-        )
+        location = f"{protocol}://{full.lstrip('/')}"
+        yield full[len(base) + 1 :], location, int(facts["size"]), fingerprint(facts)
 
 
 def check_unchanged(piece: Piece) -> None:
@@ -260,8 +255,7 @@ def check_unchanged(piece: Piece) -> None:
 def fingerprint(facts: dict) -> str:
     """What an object store's listing knows about a file's content; "size" where it knows no more than that."""
     for key in FINGERPRINTS:
-        value = facts.get(key)
-        if value is not None:
+        if (value := facts.get(key)) is not None:
             # A listing and a single look-up may give the same time as a number and as a datetime.
             value = value.timestamp() if hasattr(value, "timestamp") else value
             return f"{key}:{value}".replace('"', "")
@@ -361,8 +355,7 @@ def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int)
 
     for i, file in enumerate(files):
         half = file.id_half(source)
-        parts = ranges.get(i, [(0, -1, file.size)])
-        for start, stop, size in parts:
+        for start, stop, size in ranges.get(i, [(0, -1, file.size)]):
             if (held and held + size > split_bytes) or len(pending) == FILES_PER_SPLIT:
                 close()
             pending.append(

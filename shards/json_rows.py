@@ -92,14 +92,29 @@ def document(
     if text_column not in row:
         raise RowError("missing-column")
     data = checked(row.pop(text_column), max_bytes)
-    key = row.pop(key_column, None) if key_column else None
-    if isinstance(key, float):
-        # Perhaps an integer beyond 64 bits, of which orjson has kept 16 digits.
-        key = _read_slowly(line)[key_column]
-    key = key_text(key)
+    restore_key(row, key_column, line)
+    key = key_text(row.pop(key_column, None) if key_column else None)
     if key is not None:
         _utf8(key)
     return data, key, meta_json(row)
+
+
+def restore_key(row: Any, path: str | None, line: bytes | bytearray | str) -> None:
+    """Put an integer beyond 64 bits, of which orjson has kept 16 digits, in its place where it is the key.
+
+    path : the key's, as rows.at_path takes it. Raises RowError.
+    """
+    if path is None or not isinstance(row, dict):
+        return
+    *above, name = [path] if path in row else path.split(".")
+    at: Any = row
+    for key in above:
+        at = at.get(key) if isinstance(at, dict) else None
+    if isinstance(at, dict) and isinstance(at.get(name), float):
+        exact = _read_slowly(line)
+        for key in above:
+            exact = exact[key]
+        at[name] = exact[name]
 
 
 def checked(text: Any, max_bytes: int) -> bytes:
@@ -162,20 +177,25 @@ def _utf8(text: str) -> bytes:
 
 def columns(line: bytes | bytearray) -> dict[str, Any]:
     """A line's columns by name. Raises RowError."""
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        row = _read_slowly(line)
+    row = value(line)
     if not isinstance(row, dict):
         raise RowError("not-an-object")
     return row
 
 
-def _read_slowly(line: bytes | bytearray) -> Any:
+def value(data: bytes | bytearray | str) -> Any:
+    """What a piece of JSON says. Raises RowError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _read_slowly(data)
+
+
+def _read_slowly(data: bytes | bytearray | str) -> Any:
     import json
 
     try:
-        return json.loads(line.decode())
+        return json.loads(data if isinstance(data, str) else data.decode())
     except UnicodeDecodeError:
         raise RowError("utf8") from None
     except (ValueError, RecursionError):

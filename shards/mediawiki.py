@@ -12,7 +12,8 @@ A dump that ends early is truncated, plain or compressed; XML that is not well-f
 type (which is where entities would be defined and fetched) or with a tag of more than 16 MB is refused: an InputError
 with the offset, after the pages before it.
 
-Memory: one page of at most `max_bytes` of a conversion, or `max_document_bytes`, one block, and one tag.
+Memory: one page of at most `max_bytes` of a conversion, or `max_document_bytes`, one block, and one tag; of names,
+dates and the like `LONGEST_FACT` characters each, for at most `NAMES` namespaces.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ DEEPEST = 32
 NAMES = 1000
 """Different names of elements and attributes, which the parser keeps; the schema has about 70."""
 LONGEST_TAG = 16 << 20
+LONGEST_FACT = 1 << 10
+"""Characters that are kept of any element but the text; a title has at most 255 bytes."""
 ENDED = (
     expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
     expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],
@@ -138,6 +141,7 @@ class _Dump:
         if (inside, name) in KEPT:
             self.attributes = attributes
             self.held, self.size = [], 0
+            self.most = self.max_bytes if name == "text" else LONGEST_FACT
             self.parser.CharacterDataHandler = self._characters
 
     def _bound(self, name: str, attributes: dict[str, str]) -> None:
@@ -149,9 +153,10 @@ class _Dump:
                 raise _Refused(f"more than {NAMES} names of elements")
 
     def _characters(self, text: str) -> None:
+        room = self.most - self.size
         self.size += len(text)
-        if self.size <= self.max_bytes and self.held is not None:
-            self.held.append(text)
+        if room > 0 and self.held is not None:
+            self.held.append(text[:room])
 
     def _end(self, name: str) -> None:
         self.path.pop()
@@ -181,10 +186,12 @@ class _Dump:
             self.namespaces[value] = self.attributes.get("key", "")
 
     def _localise(self) -> None:
-        local = {name: ENGLISH[key] for name, key in self.namespaces.items() if name and key in ENGLISH}
+        # One name of each, as the wiki has it, and one that can stand in a link: a link is compared with few names.
+        named = {key: name.strip(" _") for name, key in self.namespaces.items() if key in ENGLISH}
+        local = {name: ENGLISH[key] for key, name in named.items() if name and "[" not in name}
         if set(local) - set(local.values()):
             either = "|".join(re.escape(name).replace(r"\ ", "[ _]") for name in local)
-            self.localised = re.compile(rf"\[\[[ _]*({either})[ _]*:", re.IGNORECASE)
+            self.localised = re.compile(rf"\[\[[ _]*+({either})[ _]*+:", re.IGNORECASE)
             self.english = {name.casefold(): english for name, english in local.items()}
 
     def _row(self, size: int) -> Row:

@@ -15,8 +15,8 @@ silence and never guessed at:
 and what a format, a conversion or a chat says of its own. Reasons in `rows.DROPPED` are of documents that are dropped,
 the others of rows that are quarantined as malformed.
 
-Memory: one batch (`BATCH_BYTES` of text or `BATCH_ROWS` rows, plus one document of at most
-`max_document_bytes`) and one decompression block; JSON adds the line and what parsing makes of it
+Memory: one batch (`BATCH_BYTES` of text, keys and other columns, or `BATCH_ROWS` rows, plus one document of at most
+`max_document_bytes` and its other columns) and one decompression block; JSON adds the line and what parsing makes of it
 (json_rows.py; 3 bytes a byte of a long ASCII line), Parquet Arrow's buffers for `PARQUET_ROWS` rows.
 """
 
@@ -126,7 +126,7 @@ class Builder:
         self.texts.append(text)
         self.keys.append(key)
         self.metas.append(meta)
-        self.held += size
+        self.held += size + len(key or "") + len(meta or b"")
         self.seen.text_bytes += size
 
     def lose(self, id_: bytes, reason: str, raw: bytes | bytearray, size: int) -> None:
@@ -214,7 +214,9 @@ def _json_rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
             yield Row(position, None, size, "too-large")
             continue
         try:
-            yield Row(position, json_rows.columns(line), size)
+            columns = json_rows.columns(line)
+            json_rows.restore_key(columns, settings.key, line)
+            yield Row(position, columns, size)
         except json_rows.RowError as error:
             yield Row(position, None, size, error.reason, bytes(line[:RAW_KEPT]))
 

@@ -42,13 +42,26 @@ AS_BASE = 512 << 20
 AS_PER_BYTE = 48
 """Address space for a document: of a page of prose Resiliparse 2.0 makes a tree of 22 bytes for each of its own, of one
 that is nothing but tags or one-letter paragraphs of 30 to 180."""
+STARTS = 3
+"""Times a child that is killed before it is ready is started."""
 GROWTH = 4
 """Bytes of text that a byte of a document may become; comment signs before empty lines make three."""
+
+MEMORY_BASE = 64 << 20
+MEMORY_PER_BYTE = 16
+"""What to ask of a machine for a child, beside the limits: its libraries take 30 to 65 MB; of a page of 2 MB of prose
+Resiliparse takes 10 bytes for each of its own, mwparserfromhell 20, Trafilatura 40 (measured), and few are of the
+largest size. The address space that stops a hostile page is four times as much, and asked of nobody."""
 
 _SMALL = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _TEXT, _LOST, _NO_LIBRARY, _READY = range(4)
 _HEADER = struct.Struct("<BQQ")
+
+
+def memory(settings: Conversion) -> int:
+    """Bytes of memory to count on for a child."""
+    return MEMORY_BASE + MEMORY_PER_BYTE * settings.max_bytes
 
 
 def convert_all(settings: Conversion, rows: Sequence[Row], column: str) -> None:
@@ -110,6 +123,10 @@ class _DiedError(Exception):
     """The child ended; the message is the reason that loses the document it was busy with."""
 
 
+class _KilledError(ChildProcessError):
+    """A child was ended by a signal before it was ready."""
+
+
 class _Child:
     """A process that converts with one set of settings."""
 
@@ -131,8 +148,9 @@ class _Child:
             self.ask(settings)
             self.answer()
         except _DiedError:
-            raise ChildProcessError(
-                f"the process that converts documents did not start (exit status {self.process.returncode})"
+            status = self.process.returncode
+            raise (_KilledError if status < 0 else ChildProcessError)(
+                f"the process that converts documents did not start (exit status {status})"
             ) from None
         except BaseException:
             self.end()
@@ -177,6 +195,14 @@ class _Child:
                 pipe.close()
 
 
+def _started(settings: Conversion) -> _Child:
+    """A child that is ready; one that was killed while it started is no child's fault. Raises ChildProcessError."""
+    for _ in range(STARTS - 1):
+        with contextlib.suppress(_KilledError):
+            return _Child(settings)
+    return _Child(settings)
+
+
 class _State:
     """The child of this process, if it has one."""
 
@@ -191,7 +217,7 @@ class _State:
             if self.child.settings == settings and self.child.process.poll() is None:
                 return self.child
             self.end()
-        self.child = _Child(settings)
+        self.child = _started(settings)
         return self.child
 
     def end(self) -> None:

@@ -51,7 +51,8 @@ LOST = 1 << 62
 RAW_KEPT = 1000
 QUESTION, ANSWER = "1", "2"
 SITE = re.compile(r"(?:^|/)([a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org))[-/]Posts\.xml", re.IGNORECASE)
-NO_ROW = re.compile(rb"\s*(?:<\?xml[^>]*\?>)?\s*(?:</?posts\s*/?>)?\s*")
+# Possessive, so that a megabyte of spaces before something else is passed over once.
+NO_ROW = re.compile(rb"\s*+(?:<\?xml[^>]*\?>)?+\s*+(?:</?posts\s*+/?>)?+\s*+")
 BOM = b"\xef\xbb\xbf"
 
 

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 BLOCK = 512
 LONGEST_EXTENSION = 1 << 16
 FILES = (b"0", b"\0", b"7", b"S")
+WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
+"""Links, devices, directories and pipes: a size in their header is what they link to, or what they may grow to."""
+SPARSE = b"S"
 EXTENSIONS = (b"x", b"g", b"L", b"K")
 """Types of members that say something of the next, or of all: POSIX's and GNU's."""
 
@@ -102,6 +105,8 @@ def members(stream: Stream) -> Iterator[Member]:
             extended |= _extension(kind, stream.read(min(size, LONGEST_EXTENSION)))
         else:
             member = _member(offset, header, size, extended)
+            if kind == SPARSE:
+                _skip_map(stream, header)
             end = stream.offset + _padded(member.size)
             extended = {}
             yield member
@@ -130,10 +135,19 @@ def _member(offset: int, header: bytes, size: int, extended: dict[bytes, bytes])
         name = extended[b"path"].decode("utf-8", "replace")
     if extended.get(b"size", b"").isdigit():
         size = int(extended[b"size"][:20])
-    sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in extended)
+    sparse = kind == SPARSE or any(key.startswith(b"GNU.sparse.") for key in extended)
     # Before POSIX a directory was a file whose name says it.
-    is_file = kind in FILES and not (kind == b"\0" and name.endswith("/"))
-    return Member(offset, name, size, _number(header[136:148]), is_file, sparse)
+    is_directory = kind == b"\0" and name.endswith("/")
+    if is_directory or kind in WITHOUT_DATA:
+        size = 0
+    return Member(offset, name, size, _number(header[136:148]), kind in FILES and not is_directory, sparse)
+
+
+def _skip_map(stream: Stream, header: bytes) -> None:
+    """Pass over the blocks in which GNU's old form goes on to say where a sparse file's parts belong."""
+    more = header[482:483]
+    while more.strip(b"\0"):
+        more = stream.read(BLOCK)[504:505]
 
 
 def _padded(size: int) -> int:

@@ -18,7 +18,8 @@ holds no document: `warcinfo`, `request`, `metadata`, and `revisit`, which says 
 A position is the place of a record's gzip member or zstd frame in the file where each record has one of its own, as
 the indexes of crawls give it, otherwise the place in the decompressed stream. Files of the first kind are cut at byte
 ranges: a record belongs to the range in which its member begins. A broken record is set aside and reading goes on at
-the next; in files of the first kind also behind corrupt bytes.
+the next; in files of the first kind also behind corrupt bytes. A member without an end that others follow, less than
+`LOOK_BACK` bytes before the file's end, is such a record; the file is not cut short.
 
 FastWARC (2.0) is not used for records: it takes a cut file for a whole one and ends at the first broken record.
 
@@ -46,6 +47,9 @@ HEAD_BYTES = http_message.HEAD_BYTES
 LOOK_BACK = 4 << 20
 """Stored bytes before a range from which members are followed to its first one. A member that is longer than this,
 begins before the range and itself holds a stored web archive is the one case that would be read wrongly."""
+RUN_ON, READ_AGAIN, ONCE = 1 << 18, 64, 1 << 28
+"""A broken member may run over those behind it, which are then read again. Bytes it may do so uncounted; how many are
+read again for each byte that reading gets on, and how many without. Beyond, a file is made to be read for ever."""
 NO_DOCUMENT = ("warcinfo", "request", "metadata", "revisit")
 WANTED = {"warc": ("response", "resource"), "wet": ("conversion",)}
 HTML = ("text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml")
@@ -263,6 +267,7 @@ def _by_member(
     """(position, record) of a range of a file with a member for each record."""
     first, stop = piece.start, piece.stop if piece.stop >= 0 else None
     at = members.find(format_, first - LOOK_BACK, VERSION) if first > LOOK_BACK else 0
+    origin, again = at or 0, 0
     while at is not None:
         held, before = 0, at
         try:
@@ -283,13 +288,23 @@ def _by_member(
             place = format_.place
             if stop is not None and place >= stop:
                 return
-            if isinstance(error, decompress.TruncatedError):
+            again += max(format_.file.tell() - place - RUN_ON, 0)
+            if again > READ_AGAIN * (place - origin) + ONCE:
+                raise decompress.CorruptError("broken members that lie in each other") from error
+            at = None
+            if isinstance(error, decompress.CorruptError) or _bytes_from(format_, place) <= LOOK_BACK:
+                at = members.find(format_, place + 1, VERSION)
+            if at is None and isinstance(error, decompress.TruncatedError):
                 if place >= first:
                     raise
                 return
-            at = members.find(format_, place + 1, VERSION)
             if place >= first:
                 yield place + (held if place == before else 0), Record(0, (at or place) - place)
+
+
+def _bytes_from(format_: members.Gzip | members.Zstd, place: int) -> int:
+    """Stored bytes from a place to the end of its file."""
+    return format_.file.seek(0, os.SEEK_END) - place
 
 
 def _member(blocks: Iterator[bytes], wanted: tuple[str, ...], limit: int) -> Iterator[Record]:

@@ -186,6 +186,50 @@ def resized(header, size):
     return changed[:148] + b"%06o\0 " % sum(changed) + changed[156:]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE,
+                                  tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.AREGTYPE])  # fmt: skip
+@pytest.mark.parametrize("name", ["x", "x/"])
+def test_what_has_no_data_hides_no_member(tmp_path, kind, name):
+    if (kind, name) == (tarfile.AREGTYPE, "x"):
+        return  # a file
+    header = resized(special(name, kind, "a").tobuf(tarfile.USTAR_FORMAT), b"%011o\0" % 1500)
+    one, two = (tar_of((n, n.encode() * 300), format_=tarfile.USTAR_FORMAT) for n in "ab")
+    content = one[:1024] + header + two
+    kept, lost = read(tmp_path, "a.tar", content)
+    assert [(at, path) for at, path, _ in kept] == [
+        (m.offset, m.name) for m in seen_by_tarfile(content) if m.name in "ab"
+    ]
+    assert ([path for _, path, _ in kept], lost) == (["a", "b"], [])
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_the_map_of_gnus_old_sparse_files_is_passed_over(tmp_path, more):
+    parts = more * 21 + 3
+    number = b"%011o\0".__mod__
+    entries = [number(i * 1000) + number(10) for i in range(parts)]
+    info = special("s", tarfile.GNUTYPE_SPARSE)
+    info.size = parts * 10
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:482] = b"".join(entries[:4]).ljust(96, b"\0")
+    header[482], header[483:495] = more > 0, number(parts * 1000)
+    rest = entries[4:]
+    blocks = [b"".join(rest[i * 21 : i * 21 + 21]).ljust(504, b"\0") for i in range(more)]
+    maps = [(block + bytes([i < more - 1])).ljust(512, b"\0") for i, block in enumerate(blocks)]
+    data = b"d" * info.size
+    content = (
+        resized(bytes(header), header[124:136])
+        + b"".join(maps)
+        + data.ljust(-(-len(data) // 512) * 512, b"\0")
+    ) + tar_of(("b", b"2"))
+    assert [m.name for m in seen_by_tarfile(content)] == ["s", "b"]
+    kept, lost = read(tmp_path, "a.tar", content)
+    assert [path for _, path, _ in kept] == ["b"]
+    assert [(reason, raw) for _, reason, raw in lost] == [("unsupported", b"s")]
+    cut = content[: 512 + 512 * len(maps) // 2]
+    with pytest.raises(InputError, match="ends too early"):
+        read(tmp_path, "b.tar", cut)
+
+
 def test_a_sparse_file_is_not_guessed_at(tmp_path):
     info = tarfile.TarInfo("s")
     info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
@@ -269,6 +313,32 @@ def test_a_zip_whose_members_share_their_data(tmp_path):
     kept, lost = read(tmp_path, "a.zip", two[:end] + entry + tail)
     assert [(path, text) for _, path, text in kept] == [("b", "b" * 200)]
     assert [(at, reason) for at, reason, _ in lost] == [(0, "corrupt-member")]
+
+
+def test_a_zip_whose_headers_are_broken(tmp_path):
+    content = zip_of(("\u00e9.txt", b"hello"), ("b.txt", b"world"))
+    broken = content.replace("\u00e9".encode(), b"\xff\xff", 1)
+    kept, lost = read(tmp_path, "a.zip", broken)
+    assert [path for _, path, _ in kept] == ["b.txt"]
+    assert [(at, reason) for at, reason, _ in lost] == [(0, "corrupt-member")]
+    # Members whose headers are said to lie in the directory, or beyond what an id can hold.
+    content = zip_of(*((name, b"hello") for name in "abcd"))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        start = archive.start_dir
+    for info, offset in ((1, start + 3), (2, (1 << 64) - 1), (3, 1 << 63)):
+        at = content.rfind(b"PK\x01\x02" + content[start + 4 : start + 20])
+        assert at > 0
+        at = [i for i in range(len(content)) if content.startswith(b"PK\x01\x02", i)][info]
+        extra = struct.pack("<HHQ", 1, 8, offset)
+        entry = content[at : at + 30] + struct.pack("<H", len(extra)) + content[at + 32 : at + 42]
+        name = content[at + 46 : at + 47]
+        content = content[:at] + entry + b"\xff" * 4 + name + extra + content[at + 47 :]
+    end = content.rfind(b"PK\x05\x06")
+    content = content[: end + 12] + struct.pack("<I", end - start) + content[end + 16 :]
+    kept, lost = read(tmp_path, "b.zip", content)
+    assert [path for _, path, _ in kept] == ["a"]
+    assert [reason for _, reason, _ in lost] == ["corrupt-member"] * 3
+    assert len({at for at, *_ in lost}) == 3
 
 
 @pytest.mark.parametrize("declared", [10, 1_000_000])

@@ -220,6 +220,48 @@ def test_what_only_the_last_answer_has_behind_it_is_no_part_of_others():
     assert last({"d": rows})[1]["winnow_chat"]["turns"] == [len("a1"), len("a1a2 end")]
 
 
+@pytest.mark.parametrize("begins", ["", "{{ bos_token }}"])
+@pytest.mark.parametrize(
+    ("answers", "turns"),
+    [(["", "a"], [1]), (["a", ""], [1]), (["a", "", "b"], [1, 2]), (["", "", "a"], [1])],
+)
+def test_an_exchange_that_a_template_writes_nothing_for_ends_nowhere(begins, answers, turns):
+    """Thoughts are left out; of an answer that is all thoughts nothing is left."""
+    written = f"{ANSWER}{{{{ m.content.split('/')[-1] }}}}{DONE}"
+    template = f"{begins}{{% for m in messages if m.role == 'assistant' %}}{written}{{% endfor %}}"
+    rows = flat(("q", f"thoughts/{answer}") for answer in answers)
+    found = Conversation(Chat(template=template, column="d", kind="alternating"))(said(*rows))[1][
+        "winnow_chat"
+    ]
+    first = 3 if begins else 0
+    assert found["turns"] == [first] * (bool(begins) and not answers[0]) + [first + turn for turn in turns]
+
+
+def test_a_conversation_of_which_nothing_is_written_has_no_answer():
+    template = f"{{% for m in messages[1::2] %}}{ANSWER}{{{{ m.content.strip('-') }}}}{DONE}{{% endfor %}}"
+    with pytest.raises(ChatError, match="no-answer"):
+        Conversation(Chat(template=template, column="d", kind="alternating"))(said("q", "-", "q", "--"))
+
+
+@pytest.mark.parametrize(("answers", "behind"), [(["a", "b"], "bb"), (["a", "b", "c"], "bc")])
+def test_what_stands_behind_the_last_answer_is_not_found_across_another(answers, behind):
+    template = f"{{% for m in messages[1::2] %}}{ANSWER}{{{{ m.content }}}}{DONE}{{% endfor %}}{behind}"
+    rows = flat(("q", answer) for answer in answers)
+    found = Conversation(Chat(template=template, column="d", kind="alternating"))(said(*rows))[1][
+        "winnow_chat"
+    ]
+    ends = list(itertools.accumulate(map(len, answers)))
+    assert found["turns"] == [*ends[:-1], ends[-1] + len(behind)]
+
+
+def test_no_exchange_ends_inside_a_control_token():
+    ends = "{{ '<|end|>' if not loop.last else '<|end' }}"
+    template = f"{{% for m in messages[1::2] %}}{ANSWER}{{{{ m.content }}}}{DONE}{ends}{{% endfor %}}"
+    answers = Chat(template=template, column="d", kind="alternating")
+    found = Conversation(answers)(said("q", "a", "q", "b"))[1]["winnow_chat"]
+    assert found == {"control": [[1, 8]], "trained": [[0, 1], [8, 9]], "turns": [1, 14]}
+
+
 def test_a_block_within_a_block_is_one():
     inner = f"{ANSWER}a{ANSWER}b{DONE}c{DONE}"
     nested = Chat(template=f"{{{{ messages[0].content }}}}{inner}", column="d", kind="alternating")
@@ -268,6 +310,23 @@ EXCHANGE = "the template cannot write a question with its answer: "
         ("{{ raise_exception('no such role') }}", EXCHANGE + "no such role"),
         ("{% include 'x' %}", EXCHANGE),
         ("{{ 'a' * 10 ** 9 }}", EXCHANGE + "too long"),
+        ("{{ [0] * 10 ** 9 }}", EXCHANGE + "too long"),
+        ("{{ ('x' * 1000) | replace('x', 'y' * 10 ** 7) }}", EXCHANGE + "too long"),
+        ("{{ ('x' * 1000).replace('x', 'y' * 10 ** 7) }}", EXCHANGE + "too long"),
+        ("{{ (['y'] * 1000) | join('x' * 10 ** 7) }}", EXCHANGE + "too long"),
+        ("{{ ('x' * 10 ** 7).join(['y'] * 1000) }}", EXCHANGE + "too long"),
+        ("{{ ([['x' * 10 ** 7] * 9] * 1000) | join }}", EXCHANGE + "too long"),
+        ("{{ ['x' * 10 ** 7] * 1000 }}", EXCHANGE + "too long"),
+        ("{{ (['x' * 10 ** 7] * 1000) | tojson }}", EXCHANGE + "too long"),
+        ("{{ (['x' * 10 ** 7] * 1000) | upper }}", EXCHANGE + "too long"),
+        ("{{ '%s' % (['x' * 10 ** 7] * 1000,) }}", EXCHANGE + "too long"),
+        ("{{ 'a' ~ ['x' * 10 ** 7] * 1000 }}", EXCHANGE + "too long"),
+        ("{{ ([['x'] * 10 ** 4] * 10 ** 4) | sum(start=[]) | length }}", EXCHANGE + "too long"),
+        ("{{ ('x\n' * 10 ** 6) | indent(999) }}", EXCHANGE + "too long"),
+        ("{{ (1).to_bytes(10 ** 9, 'big') }}", EXCHANGE + "access to attribute 'to_bytes'"),
+        ("{% set x = 'x' * 10 ** 7 %}{% for i in range(99) %}{% set y = x | e %}{% endfor %}", EXCHANGE + "too long"),
+        ("{% set x = 'x' * 10 ** 7 %}{% for i in range(99) %}{% set y = x[1:] %}{% endfor %}", EXCHANGE + "too long"),
+        ("{% set x %}{% for i in range(99) %}{{ 'x' * 10 ** 6 }}{% endfor %}{% endset %}" * 6, EXCHANGE + "too long"),
         ("{{ 9 ** 999999 }}", EXCHANGE + "too large a power"),
         ("{{ '%999999999d' % 1 }}", EXCHANGE + "too wide a field"),
         ("{{ 'x'.center(10 ** 9) }}", EXCHANGE + "access to attribute 'center'"),
@@ -290,7 +349,7 @@ def test_a_template_that_cannot_be_is_refused_before_work(template, message, mon
 
 @pytest.mark.parametrize("doubled", ["ns.s ~ ns.s", "ns.s + ns.s", "f(ns.s)", "[ns.s, ns.s] | join"])
 def test_a_text_that_doubles_ends(doubled, monkeypatch):
-    monkeypatch.setattr("winnow.tokenize.chat_sandbox.MOST_TEXT", 1 << 16)
+    monkeypatch.setattr("winnow.tokenize.chat_sandbox.MOST_MADE", 1 << 17)
     macro = "{% macro f(s) %}{{ s }}{{ s }}{% endmacro %}{% set ns = namespace(s='a') %}"
     template = f"{macro}{{% for i in range(18) %}}{{% set ns.s = {doubled} %}}{{% endfor %}}{{{{ ns.s }}}}"
     with pytest.raises(ChatError, match=r"template|too-large"):
@@ -299,6 +358,48 @@ def test_a_text_that_doubles_ends(doubled, monkeypatch):
     block = "{% set ns = namespace(s='a') %}" + rounds
     with pytest.raises(ChatError, match="template"):
         RowText(block)({})
+
+
+def test_lists_of_lists_that_double_are_not_written_out(monkeypatch):
+    monkeypatch.setattr("winnow.tokenize.chat_sandbox.STEPS", 20_000)
+    doubled = "{% set ns = namespace(l=['word']) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}"
+    for written in (
+        "{{ ns.l }}",
+        "{{ {1: ns.l}.values() }}",
+        "{{ ns.l | join }}",
+        "{{ ns.l | string }}",
+        "{{ ns.l | tojson }}",
+        "{{ 'a' ~ ns.l }}",
+        "{{ ns }}",
+    ):
+        with pytest.raises(ChatError, match="template"):
+            RowText(doubled + written)({})
+
+
+def test_texts_are_counted_for_each_row_anew(monkeypatch):
+    monkeypatch.setattr("winnow.tokenize.chat_sandbox.MOST_MADE", 100)
+    text = RowText("{{ a | upper }}{{ a | replace('b', 'cc') }}")
+    for _ in range(9):
+        assert text({"a": "b" * 30})[0] == "B" * 30 + "cc" * 30
+    with pytest.raises(ChatError, match="template"):
+        text({"a": "b" * 40})
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ a.replace('b', 'xy', 1) }}{{ a | replace('b', 'x', 2) }}", "axyb|axx|"),
+        ("{{ a.replace('', '-') }}{{ 12 | replace(1, 3) }}", "-a-b-b-|-32"),
+        ("{{ '-'.join(['p', 'q']) }}{{ ['p', 1, none] | join('-') }}", "p-qp-1-None"),
+        ("{{ l | join(' ', attribute='k') }}{{ [] | join }}{{ l | map(attribute='k') | join }}", "1 212"),
+        ("{{ [1, 2] | sum }}{{ l | sum(attribute='k', start=3) }}{{ [] | sum }}", "360"),
+        ("{{ l }}{{ none }}{{ l[1:] }}", "[{'k': 1}, {'k': 2}][{'k': 2}]"),
+        ("{{ {'é': [1, 2.5, none]} | tojson }}", '{"é": [1, 2.5, null]}'),
+        ("{{ {'b': 1, 'a': []} | tojson(indent=2, sort_keys=true) }}", '{\n  "a": [],\n  "b": 1\n}'),
+    ],
+)  # fmt: skip
+def test_bounded_operations_make_what_jinjas_make(template, text):
+    assert RowText(template)({"a": "abb|", "l": [{"k": 1}, {"k": 2}]})[0] == text
 
 
 def test_what_a_template_may_ask_for_and_need_not_have():

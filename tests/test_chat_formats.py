@@ -138,6 +138,7 @@ SHARED = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}, {"from
             {"column": "c", "kind": "pairs"},
         ),
         ({"t": "[INST] Q [/INST] A [INST]Q2[/INST]A2"}, {"column": "t", "kind": "inst"}),
+        ({"t": "[INST] Q [/INST] A [INST]Q2[/INST]A2 [INST] Q3"}, {"column": "t", "kind": "inst"}),
         (
             {"t": "<s>[INST]\nQ\n[/INST]\nA </s><s>[INST] Q2 [/INST] A2 </s>"},
             {"column": "t", "kind": "inst"},
@@ -245,6 +246,7 @@ def test_a_conversation_ends_with_its_last_answer_before_a_turn_without_text(sai
         ("no-answer", {"d": ["Q"]}, {"column": "d", "kind": "alternating"}),
         ("no-answer", {"d": ["Q", " "]}, {"column": "d", "kind": "alternating"}),
         ("no-answer", {"d": "[INST] Q [/INST]"}, {"column": "d", "kind": "inst"}),
+        ("no-answer", {"d": "[INST] Q"}, {"column": "d", "kind": "inst"}),
         ("wrong-type", {"d": "Q"}, {"column": "d"}),
         ("wrong-type", {"d": {"role": "user"}}, {"column": "d"}),
         ("wrong-type", {"d": [{"role": "user"}]}, {"column": "d"}),

@@ -386,6 +386,24 @@ def test_dataset_mixes_as_the_block_says(streaming, corpus):
     assert seen["mixed"] == [[0, row] for row in range(700)], "not in the order that was written"
 
 
+def test_pasted_lines_bring_the_mask_beside_the_tokens():
+    torch = pytest.importorskip("torch", reason="the lines need torch: pip install 'winnow[train]'")
+    lines = feed.lines_for_reading("/run/streams.yaml", masked=True)
+    compile(lines, "pasted", "exec")
+    assert "labels: tokens.masked_fill(loss_mask == 0, -100)" in lines
+    pasted = {"torch": torch}
+    exec(lines[lines.index("def collate") : lines.index("dataset =")], pasted)
+    samples = [
+        {"tokens": np.array([i, 2], np.uint16), "loss_mask": np.array([0, 1], np.uint8)} for i in (1, 3)
+    ]
+    batch = pasted["collate"](samples)
+    assert {name: column.tolist() for name, column in batch.items()} == {
+        "tokens": [[1, 2], [3, 2]],
+        "loss_mask": [[0, 1], [0, 1]],
+    }
+    assert all(column.dtype == torch.int64 for column in batch.values())
+
+
 def test_pasted_lines_stream_the_run(streaming, corpus):
     lines = feed.lines_for_reading(corpus / "streams.yaml")
     assert lines.splitlines()[0] == '# pip install "mosaicml-streaming==0.13.*" torch'

@@ -35,12 +35,6 @@ configs:
 WHEN = datetime.datetime(2020, 1, 2, 3, 4, 5)
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_dataset._stream.cache_clear()
-    hub_dataset._names.cache_clear()
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "org" / "name"
@@ -141,11 +135,20 @@ def test_images_are_refused(tmp_path: Path) -> None:
         hub_dataset.list_shards("s", str(tmp_path), None, None)
 
 
-def test_a_changed_file_is_an_error(repository: Path) -> None:
-    files = hub_dataset.list_shards("s", str(repository), "en", "test")
+def test_a_changed_file_is_an_error_and_a_new_plan_reads_it(repository: Path) -> None:
+    def listed(split: str):
+        return hub_dataset.list_shards("s", str(repository), "en", split)
+
+    files, many = listed("test"), listed("train")
+    assert [text for _, text, _ in documents(files)[0]] == ["test"]
     put(repository / "en/test.parquet", ["other", "text"])
     with pytest.raises(InputError, match="en/test/00000-of-00001: changed since the run was planned"):
         documents(files)
+    assert [text for _, text, _ in documents(listed("test"))[0]] == ["other", "text"]
+    put(repository / "en/train-3.parquet", ["new"])
+    with pytest.raises(InputError, match="en/train/00000-of-00003: changed since the run was planned"):
+        documents(many)
+    assert [text for _, text, _ in documents(listed("train"))[0]][-1] == "new"
 
 
 RECIPE = """

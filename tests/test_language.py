@@ -289,9 +289,12 @@ def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch):
     (tmp_path / "my.bin").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     assert find("my.bin") == ModelFile(str(tmp_path / "my.bin"), hashlib.sha256(b"x").hexdigest())
-    with pytest.raises(ModelError, match=r"^no model file 'nope\.bin'; give the path of one, or a name: lid"):
+    with pytest.raises(
+        ModelError,
+        match=r"^no file 'nope\.bin'; give the path of a model or a list, or the name of a model: lid",
+    ):
         find("nope.bin")
-    with pytest.raises(ModelError, match="no model file"):
+    with pytest.raises(ModelError, match="no file"):
         find(str(tmp_path))
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tokenizers
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from winnow.pipelines import tokens as tokens_module
@@ -185,12 +186,30 @@ def test_concat_and_a_further_length(root: Path) -> None:
     assert facts["chat"]["too_long_chats"] == sum(not tokens for tokens, _ in ids["chat"]) > 0
     assert 0 < facts["chat"]["trained_tokens"] < facts["chat"]["tokens"]
     assert any("conversations give no token" in warning for warning in run_.mixture["warnings"])
+    # Which of them are held out goes by the text that was read, not by the one text that all of them have.
+    hashes = dict(
+        itertools.chain.from_iterable(
+            zip(table["id"].to_pylist(), table["text_hash"].to_pylist(), strict=True)
+            for table in map(read_arrow, Path(run_.stage("chat", "tokens")).glob("index-*.arrow"))
+        )
+    )
+    chat = run_.recipe.sources["chat"].read.chat
+    assert chat is not None
+    for id_, row in documents(run_, "chat"):
+        if not right[id_][0]:
+            whole = xxhash.xxh3_128_digest(Conversation(chat)(row)[0].encode())
+            assert hashes[bytes.fromhex(id_)] == int.from_bytes(whole[:8], "big")
     gone = pq.read_table(Path(run_.location) / "dropped" / "chat").to_pylist()
     assert {row["id"].hex() for row in gone if row["filter"] == "max_tokens"} == {
         id_ for id_, _ in documents(run_, "chat") if not right[id_][0]
     }
     assert all(row["text"] for row in gone)
     check_traces(run_, "chat")
+
+
+def read_arrow(file: Path) -> pa.Table:
+    with pa.ipc.open_file(file) as opened:
+        return opened.read_all()
 
 
 def test_best_fit_mixed_with_a_takedown(root: Path) -> None:
@@ -355,6 +374,25 @@ def test_a_chats_control_tokens_must_be_the_tokenizers(root: Path) -> None:
         RecipeError, match=r"r.yaml:1\d:.*'<\|im_start\|>' is no control token.*tokenizer.add"
     ):
         run(recipe, str(root / "refused"), inline=True, progress=Progress(stream=None))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("chatml", "vicuna", r"r.yaml:1\d:.*'</s>' is no control token.*read.chat.eos_token.*tokenizer.add"),
+        ('pad_token: "<|pad|>"', 'pad_token: "<|im_start|>"', r"r.yaml:4:.*padding token '<\|im_start\|>' is a con"),
+        ("max_tokens: 60", "max_tokens: 2",
+         r"of 61 conversations not one exchange fits read.chat.max_tokens; take it out, or raise that"),
+    ],
+)  # fmt: skip
+def test_chats_that_cannot_be(root: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
+    sequence = "length: 24, pack: best-fit"
+    text = RECIPE.format(root=root, sequence=sequence, mixture="", chat="weight: 0.5", shards="")
+    text = text.replace("heldout: {fraction: 0.2}", "weight: 0.5")
+    assert old in text
+    recipe = read(text.replace(old, new), "r.yaml")
+    with pytest.raises(RecipeError, match=message):
+        run(recipe, str(tmp_path / "refused"), inline=True, progress=Progress(stream=None))
 
 
 # ---- published ways ------------------------------------------------------------------------------------------

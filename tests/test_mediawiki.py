@@ -204,6 +204,31 @@ def test_a_page_beyond_any_limit_is_not_held(tmp_path):
     assert peak < 12 << 20
 
 
+def test_names_beyond_any_limit_are_not_held(tmp_path):
+    names = "".join(f'<namespace key="{i}">{"x" * 2_000_000}{i}</namespace>' for i in range(100, 110))
+    site = f"<siteinfo><base>http://a.org/{'b' * 1_000_000}</base><namespaces>{names}</namespaces></siteinfo>"
+    data = dump(page("t" * 1_000_000), page("A"), site=site)
+    (tmp_path / "dump.xml.gz").write_bytes(gzip.compress(data, 1))
+    piece = Piece(0, str(tmp_path / "dump.xml.gz"), "dump.xml.gz", 1, 0)
+    tracemalloc.start()
+    long, short = mediawiki.rows(piece, SETTINGS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert short.columns["title"] == "A"
+    assert long.columns["title"] == "t" * mediawiki.LONGEST_FACT
+    assert peak < 8 << 20
+
+
+def test_links_are_compared_with_few_names(tmp_path):
+    hostile = ["[" * 500 + "x", " " * 500 + "File x", *("a" * 500 + str(i) for i in range(400))]
+    names = "".join(f'<namespace key="6">{name}</namespace>' for name in hostile)
+    text = "[" * 100_000 + "[[" + " " * 100_000 + ("[[" + "a" * 499) * 500
+    (row,) = rows(
+        tmp_path, dump(page(text=text), site=f"<siteinfo><namespaces>{names}</namespaces></siteinfo>")
+    )
+    assert row.columns["text"] == text
+
+
 # ---- markup -----------------------------------------------------------------------------------------------------
 
 

@@ -202,6 +202,10 @@ def test_padding_cuts_and_documents_taken_out():
     a = source("a", 10**6, 1.0, 10**6, train=padded, excluded={"documents": 3, "rows": 2, "tokens": 9})
     row = shown(mixture_grid(mixture_facts([a])))["a"]
     assert (row["padding"], row["cut documents"], row["taken out"]) == ("10.00%", "10.00%", "3")
+    # A document on the border of two phases of a curriculum is cut, and packed, in both.
+    padded |= {"cut_documents": 91, "packed_documents": 91}
+    row = shown(mixture_grid(mixture_facts([a, source("b", 10**6, 1.0, 10**6)])))
+    assert (row["a"]["cut documents"], row["total"]["cut documents"]) == ("100.00%", "8.34%")
 
 
 def test_packings_are_told_apart():

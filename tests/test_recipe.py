@@ -30,8 +30,8 @@ sources:
     read: {format: text, path: "*.txt"}
 """
 TOP_KEYS = (
-    "classifiers, dedup, dropped_text, embedding_classifiers, embeddings, limits, max_bad_rows, mirrors, mixture, name, "
-    "printed, seed, sequence, shards, signals, sources, tokenizer"
+    "classifiers, dedup, dropped_text, embedding_classifiers, embeddings, limits, max_bad_rows, mirrors, mixture, "
+    "name, printed, seed, sequence, shards, signals, sources, tokenizer"
 )
 COUNT = "a count such as 2048, 300M, 1.5B or 1T is wanted, not"
 FILTER = "a filter's name, or a name with its settings, is wanted, not"
@@ -84,7 +84,8 @@ def test_the_smallest_recipe_has_no_mistake():
              "r.yaml:6:5: 'fraction' is missing", "heldout"),
         case("dedup: {exact: {accross: [web]}}\n", "6:17: unknown key 'accross'; did you mean 'across'?\n"
              "r.yaml:6:9: 'across' is missing", "dedup-across"),
-        case("shards: {<<: {hashes: []}}\n", "6:10: unknown key '<<'; valid here: columns, compression, hashes, size_limit",
+        case("shards: {<<: {hashes: []}}\n", "6:10: unknown key '<<'; valid here: columns, compression, hashes, "
+             "size_limit",
              "yaml-merge"),
         case("    filters: [gopher-qualty]\n", "6:15: unknown filter 'gopher-qualty'; did you mean 'gopher-quality'?",
              "filter-as-word"),
@@ -203,7 +204,8 @@ def test_other_editors(text):
                 "choice"),
         changed("format: text", "format: tarball", "5:20: 'tarball' is not known here; valid here: arxiv, code, "
                 "dataset, jsonl, mediawiki, parquet, stackexchange, text, warc, wet", "choice-nothing-near"),
-        changed("format: text", "format:", "5:19: wanted is one of jsonl, parquet, text, code, warc, wet, mediawiki, stackexchange, arxiv, dataset, not nothing",
+        changed("format: text", "format:", "5:19: wanted is one of jsonl, parquet, text, code, warc, wet, mediawiki, "
+                "stackexchange, arxiv, dataset, not nothing",
                 "choice-nothing"),
         changed('"*.txt"', '""', "5:32: must not be empty", "empty-text"),
         changed('"*.txt"', "[]", "5:32: must not be empty", "empty-list"),
@@ -634,3 +636,23 @@ def test_an_error_of_python_cannot_hide_in_a_message():
         "r.yaml:9:23: a size such as 64MB or 128MiB is wanted, not a mapping",
         "r.yaml:10:15: wanted is one of sample, all, none, not 1",
     ]
+
+
+@pytest.mark.parametrize(("convert", "package"), [("html", "resiliparse"), ("wikitext", "mwparserfromhell")])
+def test_a_missing_library_is_said_at_its_place(convert, package, tmp_path, monkeypatch):
+    from winnow.pipelines import plan, plan_reading
+
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    text = f"""name: x
+tokenizer: {{name: mistral-7b-v0.1}}
+sources:
+  web:
+    read: {{format: jsonl, path: "{tmp_path}/a.jsonl", convert: {convert}}}
+"""
+    made = plan(read(text, "r.yaml"))
+    there = plan_reading.importlib.util.find_spec
+    monkeypatch.setattr(
+        plan_reading.importlib.util, "find_spec", lambda name: None if name == package else there(name)
+    )
+    with pytest.raises(RecipeError, match=rf"^r.yaml:5:11: .*{package}.*pip install 'winnow\[web\]'"):
+        plan_reading.check(made)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +18,8 @@ import pytest
 from winnow.pipelines import plan, plan_dedup, plan_report, run
 from winnow.pipelines.planned_mixture import printed_findings
 from winnow.pipelines.progress import Progress
-from winnow.pipelines.recipe import load, shipped
+from winnow.pipelines.recipe import load, read, shipped
+from winnow.tokenize.chat import Conversation
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(set(shipped()) - {"quickstart"})
@@ -113,8 +117,8 @@ def test_contradictions_in_print_are_found(name: str) -> None:
     assert found == UNFIT[name]
 
 
-@each_recipe
-def test_it_can_be_planned_where_there_is_no_network(name, monkeypatch, tmp_path: Path) -> None:
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub.constants", reason="pip install 'winnow[hub]'")
     pytest.importorskip("s3fs", reason="pip install 'winnow[hub]'")
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
@@ -123,11 +127,54 @@ def test_it_can_be_planned_where_there_is_no_network(name, monkeypatch, tmp_path
                "AWS_SECRET_ACCESS_KEY": "none", "AWS_MAX_ATTEMPTS": "1"}  # fmt: skip
     for variable, value in nowhere.items():
         monkeypatch.setenv(variable, value)
+
+
+@each_recipe
+@pytest.mark.usefixtures("no_network")
+def test_it_can_be_planned_where_there_is_no_network(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     made = plan(load(name))
     plan_dedup.check(made)
     facts = plan_report.plan_facts(made)
     assert [source["name"] for source in facts["sources"]] == list(made.recipe.sources)
     assert not any(source.files for source in made.sources)
+    # What a card prints is no size of what is read.
+    of_sizes = [step[key] for step in facts["dedup"] for key in step if key.endswith("_estimate")]
+    of_sizes += [e[key] for e in facts["embeddings"] for key in e if key.endswith("_estimate")]
+    assert {*of_sizes, facts["disk_bytes_estimate"]} == {None}
+    plan_report.print_plan(facts)
+    shown = capsys.readouterr().out
+    assert "~ 0 " not in shown
+    assert "of a core" not in shown
+
+
+@pytest.mark.usefixtures("no_network")
+def test_sizes_are_of_what_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": "word " * 2000}] * 40)
+
+    def facts_of(**reads: str) -> dict:
+        across = f"across: [{', '.join(reads)}]"
+        lines = ["name: p", "tokenizer: {name: mistral-7b-v0.1}", "dedup:", f"  minhash: {{{across}}}",
+                 f"  semantic: {{{across}, clusters: 2, keep_fraction: 0.5}}", "sources:"]  # fmt: skip
+        for name, settings in reads.items():
+            lines += [f"  {name}:", f"    read: {{format: jsonl, {settings}}}"]
+        if "away" in reads:
+            lines.append("    printed: {tokens: 90B}")
+        return plan_report.plan_facts(plan(read("\n".join(lines), "r.yaml")))
+
+    local = {name: f"path: '{tmp_path}/{name}.jsonl'" for name in ("a", "b")}
+    alone = facts_of(**local)
+    facts = facts_of(**local, away="root: 'hf://datasets/org/none', path: '*.jsonl'")
+    for part in ("dedup", "embeddings"):
+        for mine, expected in zip(facts[part], alone[part], strict=True):
+            assert mine["left_out"] == ["away"]
+            sizes = [key for key in expected if key.endswith("_estimate")]
+            assert [mine[key] for key in sizes] == [expected[key] for key in sizes]
+    assert (facts["disk_bytes_estimate"], facts["sources"][2]["tokens_estimate"]) == (None, 90 * 10**9)
+    plan_report.print_plan(facts)
+    shown = capsys.readouterr().out
+    assert shown.count("; without away, whose size is not known") == 3
+    assert "tokens of away: published, not measured: after the publisher's filters and dedup" in shown
 
 
 def test_dclm_from_warc_goes_through_dclms_steps_in_order() -> None:
@@ -141,6 +188,97 @@ def test_dclm_from_warc_goes_through_dclms_steps_in_order() -> None:
         13, 0.8, "both", 0.01, 100,
     )  # fmt: skip
     assert [use.keep_fraction for use in source.quality] == [0.1]
+
+
+@pytest.mark.parametrize(
+    "asked", ["Write a dialogue.\n\nHuman: Hi.\n\nAssistant: Hello.", "Who is the Assistant: here?"]
+)
+def test_a_question_of_nectar_stays_whole(asked: str) -> None:
+    answers = [{"answer": "worse", "rank": 2.0}, {"answer": "best", "rank": 1.0}]
+    row = {"prompt": f"\n\nHuman: {asked}\n\nAssistant: ", "answers": answers, "turns": 1}
+    text, _ = Conversation(load("dclm-1b-it").sources["nectar"].read.chat)(row)
+    assert text.endswith(f"\n\n### Instruction:\n{asked}\n\n### Response:best<|endoftext|>")
+
+
+# ---- what benchmarks/recipes.py holds against them -----------------------------------------------------------
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("recipes")
+
+
+def cosmo(epochs: float) -> tuple[dict, dict]:
+    """(facts, epoch) of a run of cosmo-1b that reads its sources so often, each of 1,000 samples."""
+    weights = {name: int(source.weight or 1) for name, source in load("cosmo-1b").sources.items()}
+    train = {"rows": 1000, "sample_tokens": 2_048_000}
+    sources = [
+        {"name": n, "tokens": 2_050_000, "train": train, "epochs": epochs * w} for n, w in weights.items()
+    ]
+    drawn = {name: round(1000 * epochs * weight) for name, weight in weights.items()}
+    rows = sum(drawn.values())
+    facts = {"sources": sources, "epoch_rows": rows, "budget_tokens": 2048 * rows, "sequence_length": 2048}
+    return facts, {"drawn": drawn, "different": dict.fromkeys(drawn, 1000)}
+
+
+def short_of_one(facts: dict, epoch: dict) -> None:
+    epoch["different"]["wikihow"] -= 1
+
+
+def moved(facts: dict, epoch: dict) -> None:
+    """4 % of a share of 6.7 %: less than 0.5 % of all."""
+    epoch["drawn"]["wikihow"] -= 240
+    epoch["drawn"]["openstax"] += 240
+
+
+def shorter(facts: dict, epoch: dict) -> None:
+    facts["budget_tokens"] *= 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "misses"),
+    [
+        (short_of_one, ["wikihow: of 1000 samples 999 came, 6000 were drawn"]),
+        (moved, ["wikihow: 6.400% of the tokens", "openstax: 6.933% of the tokens"]),
+        (shorter, ["182,476,800 tokens were planned, not 184,320,000"]),
+    ],
+)
+def test_the_runner_sees_what_misses(runner: ModuleType, change: Callable, misses: list[str]) -> None:
+    recipe, made = load("cosmo-1b"), cosmo(6)
+    assert runner.judge(recipe, *made) == []
+    facts, epoch = copy.deepcopy(made)
+    change(facts, epoch)
+    found = runner.judge(recipe, facts, epoch)
+    assert len(found) == len(misses)
+    for one, expected in zip(sorted(found), sorted(misses), strict=True):
+        assert one.startswith(expected)
+
+
+def test_the_runner_takes_passes_from_the_recipe(runner: ModuleType) -> None:
+    recipe = load("cosmo-1b")
+    found = runner.judge(recipe, *cosmo(5))
+    assert sum("tokens were" in one for one in found) == 2
+    assert sum("epochs, by its weight" in one for one in found) == len(recipe.sources)
+    assert runner.judge(load("cosmo-1b", ["mixture.epochs=5"]), *cosmo(5)) == []
+
+
+def test_the_runner_wants_every_planted_document(runner: ModuleType, tmp_path: Path) -> None:
+    dropped = [{"id": b"1", "filter": "field.lang.keep", "survivor": None},
+               {"id": b"2", "filter": "no-answer", "survivor": None}]  # fmt: skip
+    write_parquet(tmp_path / "dropped/a/0.parquet", dropped)
+    case = runner.Case("r", planted={"a": {"field": 1}}, lost={"a": {"no-answer": 1}})
+    marked = {"a": runner.Planted({b"1": "field"}, {b"1": b"1"}), "b": runner.Planted({}, {})}
+    assert runner.funnel(tmp_path, case, marked) == []
+    unmarked = {"a": runner.Planted({}, {}), "b": runner.Planted({}, {})}
+    assert runner.funnel(tmp_path, case, unmarked) == ["a: 0 documents are planted for field, not 1"]
+    elsewhere = runner.Case("r", planted={"a": {"field": 1}}, lost={"b": {"no-answer": 1}})
+    assert runner.funnel(tmp_path, elsewhere, marked) == ["b: 1 rows planted for no-answer were not lost"]
+    two = {**marked, "a": runner.Planted({b"1": "field", b"3": "field"}, {})}
+    assert runner.funnel(tmp_path, case, two) == [
+        "a: 2 documents are planted for field, not 1",
+        "a: 1 planted for field did not go by it",
+    ]
 
 
 # ---- two of them run, on text that every Python has ----------------------------------------------------------

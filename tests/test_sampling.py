@@ -80,10 +80,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(root: Path, how: str, more: str = "", sources: tuple[str, ...] = ("web",)):
+def recipe(root: Path, how: str, more: str = "", sources: tuple[str, ...] = ("web",), way: str = ""):
     """`how` much is read of the first source; the others are read whole."""
     parts = [
-        f"  {name}: {{read: {{format: jsonl, path: '{root}/{name}/*.jsonl'}}{', ' + how if k == 0 and how else ''}}}\n"
+        f"  {name}: {{read: {{format: jsonl, path: '{root}/{name}/*.jsonl'{way}}}"
+        f"{', ' + how if k == 0 and how else ''}}}\n"
         for k, name in enumerate(sources)
     ]
     return read(
@@ -287,6 +288,25 @@ def test_tokens_are_met_with_the_margin_and_a_split_at_most(root, tmp_path, whol
     again = make(root, tmp_path / "one", f"tokens: {wanted}")
     assert sum(again.redone.values()) == 0
     assert again.mixture == made.mixture
+
+
+def test_tokens_of_conversations_are_estimated_by_what_of_them_fits(root, tmp_path):
+    """All give a third of their text; the pilot says so, and no later round is needed."""
+    for file in range(FILES):
+        folder = tmp_path / "chat"
+        talk = [{"role": role, "content": "so it is"} for _ in range(4) for role in ("user", "assistant")]
+        write(folder, file, [{"messages": talk}, {"messages": talk[2:]}])
+    said: list[str] = []
+
+    class Said(Progress):
+        def say(self, line):
+            said.append(line)
+
+    way = ", chat: {format: llama-inst, column: messages, max_tokens: 40}"
+    asked = recipe(tmp_path, "tokens: 600", sources=("chat",), way=way)
+    made = run(asked, str(tmp_path / "run"), inline=True, progress=Said(stream=None))
+    assert 600 <= train_tokens(made) < 900
+    assert not [line for line in said if " tokens; reading " in line]
 
 
 def test_a_run_that_died_chooses_the_same_splits(root, tmp_path, monkeypatch):

@@ -247,6 +247,25 @@ def test_a_forked_worker_gets_a_child_of_its_own(odd):
     assert converted(odd(), "pid") == [mine]
 
 
+@pytest.mark.parametrize("kills", [2, 3])
+def test_a_kill_while_a_child_starts_is_nobodys_fault(odd, monkeypatch, kills):
+    start, left = subprocess.Popen, [None] * kills
+
+    def killed(*args, **more):
+        process = start(*args, **more)
+        if left:
+            left.pop()
+            process.kill()
+        return process
+
+    monkeypatch.setattr(sandbox.subprocess, "Popen", killed)
+    if kills < sandbox.STARTS:
+        assert converted(odd(max_seconds=9 + kills), "upper a") == ["A"]
+    else:
+        with pytest.raises(ChildProcessError, match="exit status -9"):
+            converted(odd(max_seconds=9 + kills), "upper a")
+
+
 def test_what_cannot_start_is_no_documents_fault(odd, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ChildProcessError, match="did not start"):

@@ -217,7 +217,7 @@ def test_other_options_are_another_model_and_other_shards(corpora, tmp_path):
     [
         pytest.param(
             "sources.web.filters=[{fasttext: {model: nowhere.bin}}]",
-            "no model file 'nowhere.bin'",
+            "no file 'nowhere.bin'",
             id="no-file",
         ),
         pytest.param(

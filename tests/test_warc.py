@@ -409,6 +409,44 @@ def test_corrupt_bytes_cost_the_record_they_are_in(tmp_path, name):
     assert rows(path)[1] == "CorruptError"
 
 
+@pytest.mark.parametrize("name", ["each.warc.gz", "each.warc.zst"])
+def test_a_member_without_its_end_is_no_end_of_the_file(tmp_path, name):
+    """Where bytes are lost at random, what is left of a stream may go on to the end of the file."""
+    stored = [STORED[name]([part]) for part in (WARCINFO, *map(page, range(4)))]
+    # A block of bytes as they are that claims more than there are (gzip), or a frame of such blocks (zstd).
+    endless = {
+        "each.warc.gz": gzip.compress(b"")[:10] + b"\x01\xff\xff\x00\x00WARC/1.0\r\n",
+        "each.warc.zst": zstandard.ZstdCompressor().compress(b"W")[:6]
+        + ((1 << 17) << 3).to_bytes(3, "little")
+        + b"WARC/1.0\r\n",
+    }[name]
+    path = tmp_path / name
+    path.write_bytes(b"".join(stored[:3]) + endless + b"".join(stored[3:]))
+    place = sum(map(len, stored[:3]))
+    for start, stop in ((0, -1), (place, -1), (place + 1, -1)):
+        found, error = rows(path, start=start, stop=stop)
+        assert error == ""
+        wanted = [(place, "warc-record")] if start <= place else []
+        assert [(row.position, row.reason) for row in found if row.reason] == wanted
+        assert texts(found)[-2:] == [PAGE, PAGE]
+    path.write_bytes(b"".join(stored[:3]) + endless)
+    found, error = rows(path)
+    assert (texts(found), error) == ([PAGE, PAGE], "TruncatedError")
+
+
+def test_broken_members_in_each_other_are_given_up(tmp_path, monkeypatch):
+    # Each holds all that are behind it as one block, and breaks where that ends.
+    broken = gzip.compress(b"")[:10] + b"\x00\xff\xff\x00\x00WARC/1.0\r\n"
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(gzip.compress(WARCINFO) + gzip.compress(page(0)) + broken * 100 + b"\xff" * 70_000)
+    assert texts(rows(path)[0]) == [PAGE] + ["warc-record"] * 100
+    monkeypatch.setattr(warc, "RUN_ON", 0)
+    monkeypatch.setattr(warc, "ONCE", 1 << 18)
+    found, error = rows(path)
+    assert error == "CorruptError"
+    assert 3 <= len(found) < 20
+
+
 def test_padding_behind_members_is_no_member(tmp_path):
     path = tmp_path / "a.warc.gz"
     path.write_bytes(gzip.compress(WARCINFO) + gzip.compress(page(1)) + bytes(1000))
@@ -525,6 +563,22 @@ def test_a_page_that_is_not_packed_as_it_says(tmp_path, encoding):
     part = page(1, b"\x00\x01\x02\x03\xff" * 300, Content_Encoding=encoding)
     assert texts(rows(write(tmp_path, "plain.warc", [part]))[0]) == ["http-encoding"]
     assert payload(gzip.compress(PAGE * 2000)[:-9], "gzip", 1 << 20).startswith(PAGE)
+
+
+def test_what_undoing_encodings_may_cost():
+    tiny = http_message.answer(answer(b"1\nx" * 20_000, Transfer_Encoding="chunked"))
+    tracemalloc.start()
+    assert http_message.payload(tiny, 1 << 20) == b"x" * 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 19
+    four, five = ", ".join(["gzip"] * 4), ",".join(["identity"] * 5)
+    packed = PAGE
+    for _ in range(4):
+        packed = gzip.compress(packed)
+    assert payload(packed, four) == PAGE
+    with pytest.raises(http_message.Undecodable, match="5 content encodings"):
+        payload(PAGE, five)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.binary(max_size=20))

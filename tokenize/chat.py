@@ -14,9 +14,11 @@ them.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 from winnow.tokenize.chat_sandbox import (
@@ -54,8 +56,8 @@ class Conversation:
     trained   [start, end] of each answer, with the token that ends it: the template's `{% generation %}` blocks; a
               template without such blocks is trained on as a whole
     turns     the ends of exchanges: behind an answer, and behind what the template writes after the last answer where
-              the same stands there (the line break of ChatML). The last is the end of the text; a template that does
-              not write one block for each answer has only that.
+              the same stands there (the line break of ChatML); ascending, each once, none before the first byte. The
+              last is the end of the text; a template that does not write one block for each answer has only that.
     """
 
     settings: Chat
@@ -67,7 +69,8 @@ class Conversation:
         """The text, and the columns that `meta` is to have.
 
         Raises ChatError: the reasons of chat_turns.py and of chat_sandbox.py, `roles` where question and answer do not
-        take turns and the format cannot say so, `surrogate` for half a character.
+        take turns and the format cannot say so, `no-answer` where the template wrote nothing of the answers,
+        `surrogate` for half a character.
         """
         turns = turns_of(columns, self.settings, self._turns)
         if self._template.alternating and not is_alternating(turns):
@@ -112,7 +115,9 @@ class Conversation:
         elif not blocks:
             raise ChatError("no-answer")
         answers = sum(turn["role"] == "assistant" for turn in turns)
-        ends = _ends(text, blocks) if len(blocks) == answers else [len(text)]
+        ends = _ends(text, blocks, control) if len(blocks) == answers else [len(text)]
+        if not text:
+            raise ChatError("no-answer")
         trained = [block for block in blocks if block[0] < block[1]]
         places = _bytes_at(text, [*(p for span in control + trained for p in span), *ends])
         spans = [[[places[start], places[end]] for start, end in found] for found in (control, trained)]
@@ -217,9 +222,22 @@ def _found(rendered: str, finder: re.Pattern[str], opens: str, closes: str) -> t
     return "".join(parts), control, blocks
 
 
-def _ends(text: str, blocks: Spans) -> list[int]:
-    tail = text[blocks[-1][1] :]
-    return [end + len(tail) if text.startswith(tail, end) else end for _, end in blocks]
+def _ends(text: str, blocks: Spans, control: Spans) -> list[int]:
+    """Where exchanges end, ascending.
+
+    What stands behind the last block (a line break) ends another exchange, too, where the same stands behind its block
+    and before the next one, and no control token goes on behind it. A template may write nothing for an answer (one
+    that was all thoughts): that exchange ends where another does, or before the first character, and so nowhere.
+    """
+    tail = len(text) - blocks[-1][1]
+    tokens = [start for start, _ in control]
+    found = {len(text)}
+    for (_, end), (following, _) in pairwise(blocks):
+        behind = end + tail
+        at = bisect_left(tokens, behind) - 1
+        is_whole = behind <= following and (at < 0 or control[at][1] <= behind)
+        found.add(behind if is_whole and text.endswith(text[end:behind]) else end)
+    return sorted(found - {0})
 
 
 def _bytes_at(text: str, places: Iterable[int]) -> dict[int, int]:

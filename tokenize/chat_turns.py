@@ -134,7 +134,7 @@ def _from_pairs(value: Any, chat: Chat) -> Turns:
 
 
 def _from_inst(value: Any, chat: Chat) -> Turns:
-    """Llama 2's written form, read back; blanks around a text are no part of it."""
+    """Llama 2's written form, read back; blanks around a text are no part of it. The last question may be open."""
     if value is not None and not isinstance(value, str):
         raise ChatError("wrong-type")
     head, *exchanges = (value or "").split("[INST]")
@@ -143,16 +143,19 @@ def _from_inst(value: Any, chat: Chat) -> Turns:
     if head.strip() not in ("", "<s>"):
         raise ChatError("wrong-type")
     turns: Turns = []
-    for exchange in exchanges:
+    for number, exchange in enumerate(exchanges, start=1):
         question, closed, answer = exchange.partition("[/INST]")
-        if not closed:
+        is_open = not closed and number == len(exchanges)
+        if not closed and not is_open:
             raise ChatError("wrong-type")
         question = question.strip()
         if not turns and question.startswith("<<SYS>>"):
             system, _, question = question.removeprefix("<<SYS>>").partition("<</SYS>>")
             turns.append({"role": "system", "content": system.strip()})
-        answer = answer.rstrip().removesuffix("<s>").rstrip().removesuffix("</s>")
         turns.append({"role": "user", "content": question.strip()})
+        if is_open:
+            break
+        answer = answer.rstrip().removesuffix("<s>").rstrip().removesuffix("</s>")
         turns.append({"role": "assistant", "content": answer.strip()})
     return turns
 
