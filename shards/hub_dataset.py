@@ -213,14 +213,7 @@ def _rows_of(batch: pa.RecordBatch, first: int, piece: Piece, settings: ReadSett
     names = batch.schema.names
     if settings.compose is None and not {settings.text, settings.text.split(".")[0]} & set(names):
         raise InputError(f"{piece.path}: no column {settings.text!r}; it has {', '.join(map(repr, names))}")
-    no_utf8: set[int] = set()
-    columns = {name: parquet_rows.values(batch.column(i), no_utf8) for i, name in enumerate(names)}
-    size = batch.nbytes // max(batch.num_rows, 1)
-    for i in range(batch.num_rows):
-        if i in no_utf8:
-            yield Row(first + i, None, size, "utf8")
-        else:
-            yield Row(first + i, {name: column[i] for name, column in columns.items()}, size)
+    yield from parquet_rows.rows_of(first, batch)
 
 
 def _check_unchanged(piece: Piece, shard: Shard) -> None:

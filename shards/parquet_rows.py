@@ -54,14 +54,19 @@ def batches(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, pa.Reco
 
 def rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
     for first, batch in batches(piece, settings):
-        no_utf8: set[int] = set()
-        columns = {name: values(batch.column(i), no_utf8) for i, name in enumerate(batch.schema.names)}
-        size = batch.nbytes // max(batch.num_rows, 1)
-        for i in range(batch.num_rows):
-            if i in no_utf8:
-                yield Row(first + i, None, size, "utf8")
-            else:
-                yield Row(first + i, {name: column[i] for name, column in columns.items()}, size)
+        yield from rows_of(first, batch)
+
+
+def rows_of(first: int, batch: pa.RecordBatch) -> Iterator[Row]:
+    """The rows of a batch that begins with row `first`."""
+    no_utf8: set[int] = set()
+    columns = {name: values(batch.column(i), no_utf8) for i, name in enumerate(batch.schema.names)}
+    size = batch.nbytes // max(batch.num_rows, 1)
+    for i in range(batch.num_rows):
+        if i in no_utf8:
+            yield Row(first + i, None, size, "utf8")
+        else:
+            yield Row(first + i, {name: column[i] for name, column in columns.items()}, size)
 
 
 def values(column: pa.Array, no_utf8: set[int]) -> list[Any]:

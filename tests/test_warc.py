@@ -528,6 +528,7 @@ def chunked(data, size=7, end=b"0\r\n\r\n"):
         (PAGE, "gzip", ""),
         (PAGE, "br", ""),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_encodings_are_undone(body, encoding, transfer):
     got = http_message.answer(answer(body, Content_Encoding=encoding, Transfer_Encoding=transfer))
