@@ -234,6 +234,8 @@ def main() -> None:
     parser.add_argument("--peer-mb", type=float, default=30)
     args = parser.parse_args()
     pages, articles, strings = load(args.corpora)
+    if not articles or not strings:
+        parser.error(f"{args.corpora} has no web_html_pages with their truth")
     size = sum(map(len, pages))
     print(machine())
     print(f"{len(pages)} pages, {size / 1e6:.1f} MB of HTML; {len(articles)} with an article, "
