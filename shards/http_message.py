@@ -81,6 +81,7 @@ def media_type(content_type: str) -> str:
 
 
 def charset(content_type: str) -> str | None:
+    """The encoding that a Content-Type names, in lower case."""
     found = CHARSET.search(content_type)
     return found[1].lower() if found else None
 

@@ -182,15 +182,18 @@ def facts(location: str) -> Facts:
 
 
 def url_of(where: Place) -> str:
+    """Where the hub answers for a file, at its revision or at `main`."""
     revision = quote(where.revision or "main", safe="")
     return f"{endpoint()}/datasets/{where.repository}/resolve/{revision}/{quote(where.path)}"
 
 
 def etag_of(headers: Mapping[str, str]) -> str:
+    """What identifies a file's content, which the hub says apart for large files. Raises KeyError."""
     return plain_etag(headers.get("X-Linked-ETag") or headers["ETag"])
 
 
 def plain_etag(etag: str) -> str:
+    """An ETag without quotes; a weak one (a proxy compressed the answer) names the same content."""
     return etag.removeprefix("W/").strip('"')
 
 

@@ -188,6 +188,7 @@ def ask(
 
 
 def raise_refusal(response: requests.Response, where: Place) -> None:
+    """Raises what a status from 400 on means, with the command that mends it; nothing for a lower one."""
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     if status < 400:
         return

@@ -171,4 +171,5 @@ def views(data: np.ndarray, n_rows: int, layout: Layout) -> tuple[np.ndarray, np
 
 
 def is_int(value: Any) -> bool:
+    """Whether a value of a JSON file is a whole number; Python takes true for one."""
     return isinstance(value, int) and not isinstance(value, bool)

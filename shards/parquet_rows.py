@@ -53,6 +53,7 @@ def batches(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, pa.Reco
 
 
 def rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
+    """The rows of a piece, columns as plain values. Raises InputError as `batches` does."""
     for first, batch in batches(piece, settings):
         yield from rows_of(first, batch)
 

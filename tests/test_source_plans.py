@@ -141,3 +141,36 @@ def test_documents_depend_on_the_libraries_that_make_them(tmp_path, monkeypatch,
     assert changed.settings.get("packages", []) == [
         [name, None if name == "lxml" else "99"] for name in packages
     ]
+
+
+def test_documents_depend_on_all_that_makes_texts_of_rows(tmp_path: Path) -> None:
+    """A changed setting reads anew; the length of conversations is the tokenizer's business."""
+
+    def directory(reading: str) -> str:
+        made = recipe(tmp_path, "a.jsonl", reading)
+        (source,) = plan(made).sources
+        return filtering.documents_stage(made, source, ()).directory
+
+    chat = "jsonl, chat: {format: chatml, column: messages"
+    readings = [
+        "jsonl",
+        "jsonl, parse: meta",
+        "jsonl, key: url",
+        "jsonl, text: content",
+        "jsonl, convert: html",
+        "jsonl, convert: {html: {max_seconds: 5}}",
+        "jsonl, convert: {html: {extractor: trafilatura}}",
+        "jsonl, convert: notebook",
+        "jsonl, convert: {notebook: {outputs: keep}}",
+        "jsonl, template: '{{ a }}'",
+        "jsonl, template: '{{ b }}'",
+        chat + "}",
+        chat + ", system: drop}",
+        chat + ", control_tokens: []}",
+        chat.replace("chatml", "vicuna") + "}",
+        "text",
+        "text, members: '*.md'",
+    ]
+    found = [directory(reading) for reading in readings]
+    assert len(set(found)) == len(found)
+    assert directory(chat + ", max_tokens: 9}") == directory(chat + "}")

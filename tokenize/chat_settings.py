@@ -6,15 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMATS = (
-    "chatml", "llama-inst", "user-assistant", "alpaca-chat", "mc-concise", "tldr", "vicuna", "alpaca", "dclm-it",
-    "phi-qa", "phi-dialogue", "phi-code",
-)  # fmt: skip
-"""The chat formats that Winnow knows: tokenize/chat_templates.py."""
 Format = Literal[
     "chatml", "llama-inst", "user-assistant", "alpaca-chat", "mc-concise", "tldr", "vicuna", "alpaca", "dclm-it",
     "phi-qa", "phi-dialogue", "phi-code",
 ]  # fmt: skip
+"""The chat formats that Winnow knows: tokenize/chat_templates.py."""
 
 
 class Model(BaseModel):
@@ -75,10 +71,3 @@ class Chat(Model):
         if (self.column is None) == (not self.turns):
             raise ValueError("a chat has its turns in a `column`, or made by `turns`: one of them")
         return self
-
-
-class RowTemplate(Model):
-    """A text made of a row's columns."""
-
-    template: str = Field(min_length=1)
-    """Jinja over the row's columns."""

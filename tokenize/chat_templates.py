@@ -135,7 +135,7 @@ TEMPLATES = {
     "phi-dialogue": Template(_prompted(_sentence("", "\n\n"), _asked("Alice: ", "\n\nBob:"), UNENDED)),
     "phi-code": Template(_prompted(_sentence("", "\n\n"), SIGNATURE, "{{ message['content'] }}")),
 }
-"""By the name of the format, as in chat_settings.FORMATS. Models of NeoX's tokenizer end with `<|endoftext|>`."""
+"""By the name of the format, as in chat_settings.Format. Models of NeoX's tokenizer end with `<|endoftext|>`."""
 
 CONTROL = re.compile(r"<\|[^|<>\s'\"{}]+\|>")
 """What names a control token in published chat templates."""

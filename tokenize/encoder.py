@@ -374,6 +374,7 @@ def _sentencepiece(model: bytes) -> BatchEncode:
 
 
 def reference_tokenizer(vocabulary: Vocabulary) -> Any:
+    """Hugging Face's tokenizer, for which text that spells a control token is text. Raises TokenizerError."""
     import tokenizers
 
     try:
