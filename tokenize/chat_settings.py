@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,7 @@ Format = Literal[
     "phi-qa", "phi-dialogue", "phi-code",
 ]  # fmt: skip
 """The chat formats that Winnow knows: tokenize/chat_templates.py."""
+FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class Model(BaseModel):
