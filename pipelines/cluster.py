@@ -36,7 +36,7 @@ from winnow.pipelines.actors import (
     ray_failed,
 )
 from winnow.pipelines.capacity import Capacity, capacity_of, usable_gpus
-from winnow.pipelines.jobs import Job, Queue, Task, TaskError
+from winnow.pipelines.jobs import Answer, Job, Queue, Task, TaskError
 from winnow.pipelines.records import Record, TaskFunction, perform
 from winnow.shards import storage
 
@@ -53,7 +53,7 @@ OBJECT_STORE_BYTES = 100 << 20
 class Inline:
     """Runs tasks here, one after another."""
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
+    def map(self, jobs: Iterable[Job]) -> Iterator[Answer]:
         """Yield (request, record) as each job is finished. Raises TaskError."""
         queue = Queue(jobs)
         while (job := queue.take()) is not None:
@@ -239,7 +239,7 @@ class Cluster:
         finally:
             storage.remove(probe)
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Record] | None]:
+    def map(self, jobs: Iterable[Job]) -> Iterator[Answer]:
         """Yield (request, record) as jobs finish, in no order; None at least once a second.
 
         Raises TaskError, ClusterError.

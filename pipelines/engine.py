@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from winnow.pipelines.capacity import Capacity
-from winnow.pipelines.jobs import Job, Task, TaskError, check_order
+from winnow.pipelines.jobs import Answer, Job, Retried, Task, TaskError, check_order
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.records import Record, Stage, completed, describe
 from winnow.shards.inputs import InputError
@@ -36,7 +36,7 @@ class Request:
 
 
 class Executor(Protocol):
-    def map(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Record] | None]: ...
+    def map(self, jobs: Sequence[Job]) -> Iterator[Answer]: ...
 
     def capacity(self) -> Capacity: ...
 
@@ -132,6 +132,9 @@ class Engine:
             if answer is None:
                 self.progress.tick()
                 continue
+            if isinstance(answer, Retried):
+                self.progress.retried(answer)
+                continue
             i, record = answer
             known[i][record.index] = record
             fresh[i] += record.cpu_seconds
@@ -163,9 +166,7 @@ class Engine:
         self.done[done.stage.name] = done
         self.performed.append(done)
 
-    def _records(
-        self, requests: Sequence[Request], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Record] | None]:
+    def _records(self, requests: Sequence[Request], jobs: Sequence[Job]) -> Iterator[Answer]:
         try:
             yield from self.executor.map(jobs)
         except TaskError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from winnow.pipelines.records import TaskFunction
+from winnow.pipelines.records import Record, TaskFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,21 @@ class Job:
     @property
     def key(self) -> tuple[int, int]:
         return self.request, self.task.index
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """An attempt that failed, and is made again."""
+
+    job: Job
+    reason: str
+    """What became of it, in a word or two: `worker died`, `node lost`, `out of memory`, `OSError`."""
+    message: str
+    """What it said, in a line."""
+
+
+Answer = tuple[int, Record] | Retried | None
+"""What an executor says of its jobs: (request, record) of one that is done, one that is tried again, or nothing new."""
 
 
 class TaskError(RuntimeError):

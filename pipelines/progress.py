@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from winnow.pipelines.jobs import Retried
 from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.records import Record
 
@@ -29,6 +30,7 @@ class Progress:
     text_bytes: int = 0
     tokens: int = 0
     documents: int = 0
+    retries: int = 0
     started: float = 0.0
     shown: float = 0.0
     line_open: bool = False
@@ -40,7 +42,7 @@ class Progress:
     def begin(self, stage: str, tasks: int, finished: int) -> None:
         """Start a stage; `finished` of its tasks were recorded before."""
         self.stage, self.tasks, self.finished = stage, tasks, finished
-        self.text_bytes = self.tokens = self.documents = 0
+        self.text_bytes = self.tokens = self.documents = self.retries = 0
         self.started = time.monotonic()
         self.shown = 0.0
         if tasks == finished:
@@ -55,6 +57,11 @@ class Progress:
         self.tokens += record.counts.get("tokens", 0)
         self.documents += record.counts.get("documents", 0)
         self.tick(force=self.finished == self.tasks)
+
+    def retried(self, attempt: Retried) -> None:
+        """Count an attempt that failed and is made again."""
+        self.retries += 1
+        self.tick()
 
     def tick(self, *, force: bool = False) -> None:
         """Show the state if it is time."""
@@ -72,6 +79,8 @@ class Progress:
             parts.append(f"{show_bytes(self.text_bytes)}, {show_bytes(self.text_bytes / seconds)}/s")
         if self.tokens:
             parts.append(f"{show_count(self.tokens)} tokens, {show_count(self.tokens / seconds)}/s")
+        if self.retries:
+            parts.append(f"{self.retries} tried again")
         parts.append(f"{seconds:.0f} s")
         line = ", ".join(parts)
         if self.terminal:

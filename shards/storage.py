@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from winnow.shards import scratch
 
 if TYPE_CHECKING:
     import fsspec
@@ -178,7 +179,7 @@ def commit(location: str) -> Iterator[str]:
     """Yield a local path to write a file at; publish it as `location` when the block ends without an exception.
 
     On an exception nothing is published and the attempt is removed. For a location that is not local the
-    attempt lies in the system's temporary directory (TMPDIR).
+    attempt lies in scratch (scratch.py).
     Raises OSError (ENOSPC among them) as the file system does.
     """
     if is_local(location):
@@ -195,14 +196,11 @@ def commit(location: str) -> Iterator[str]:
             raise
         _sync_directory(str(target.parent))
         return
-    folder = tempfile.mkdtemp(prefix="winnow-")
-    try:
-        attempt = Path(folder) / "attempt"
+    with scratch.folder() as folder:
+        attempt = folder / "attempt"
         yield str(attempt)
         fs, path = filesystem(location)
         fs.put_file(str(attempt), path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_bytes(location: str, data: bytes | memoryview) -> None:
