@@ -34,8 +34,9 @@ from winnow.pipelines.dropped import SAMPLE_SEED, TOO_LONG
 from winnow.pipelines.earlier import shown_name
 from winnow.pipelines.filtering import parts_of
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
+from winnow.pipelines.ledger import completed
 from winnow.pipelines.located import nearest
-from winnow.pipelines.records import Record, SchemaError, completed
+from winnow.pipelines.records import Record, SchemaError
 from winnow.pipelines.split_rows import find_rows, readable, splits_of, texts_of_rows
 from winnow.shards import storage, tables
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from winnow.pipelines.audit_pairs import NAMING, Member, Pair
-from winnow.pipelines.audit_report import printable, shown_place
+from winnow.pipelines.audit_report import shown_place
 from winnow.pipelines.report import Output, output
+from winnow.pipelines.terminal import printable
 
 EDGE_WORDS = 12
 """Shown of a stretch that both have, at its beginning and its end."""

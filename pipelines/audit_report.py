@@ -1,7 +1,7 @@
 """How is an audit shown?
 
-Text of documents is somebody else's: it is printed as it is only where the whole of it is asked for, and otherwise
-with everything that a terminal would obey written out.
+Text of documents is somebody else's: it is printed as it is only where the whole of it is asked for, and not on a
+terminal, and otherwise with everything that a terminal would obey written out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.dropped import TOO_LONG
 from winnow.pipelines.numbers import show_bytes
 from winnow.pipelines.report import new_table, output
+from winnow.pipelines.terminal import for_output, printable
 
 EXCERPT_LINES = 12
 DETAILS_SHOWN = 5
@@ -200,23 +201,11 @@ def shown_place(place: Place) -> str:
     return f"{place.document}  {place.source}, {printable(place.path)} at {place.position}"
 
 
-def printable(text: str) -> str:
-    """Text that a terminal shows and does not obey: other whitespace than newlines is blanks, the rest is escaped."""
-    return "".join(
-        c
-        if c == "\n" or c.isprintable()
-        else " "
-        if c.isspace()
-        else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
-    )
-
-
 # ---- one document --------------------------------------------------------------------------------------------
 
 
 def print_story(story: DocumentStory, console: Console | None = None) -> None:
-    """A document's story; its text, where it was asked for, last and as it is."""
+    """A document's story; its text, where it was asked for, last."""
     console = console or output()
     key = f", key {printable(story.key)}" if story.key is not None else ""
     print(f"{shown_place(story.place)}{key}")
@@ -228,7 +217,7 @@ def print_story(story: DocumentStory, console: Console | None = None) -> None:
             _print_rules(step.rules, console)
     print("\n".join(_end_lines(story)))
     if story.text is not None:
-        print(f"\n{story.text}")
+        print(f"\n{for_output(story.text)}")
 
 
 def _print_segment(number: int, segment: SegmentStory, console: Console) -> None:

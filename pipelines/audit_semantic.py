@@ -23,8 +23,8 @@ from winnow.pipelines.audit_pairs import compared
 from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.documents import name
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError
+from winnow.pipelines.ledger import recorded
 from winnow.pipelines.located import nearest
-from winnow.pipelines.records import recorded
 from winnow.pipelines.semantic_report import BACKGROUND_WORDS, WORDS, words_of
 from winnow.pipelines.semantic_words import characteristic, document_counts
 from winnow.pipelines.split_rows import find_rows, readable, splits_of, splits_to_search, texts_of_rows

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from winnow.pipelines.audit import Place
 from winnow.pipelines.audit_pairs_report import add_blocks, two_columns
-from winnow.pipelines.audit_report import printable, shown_place
+from winnow.pipelines.audit_report import shown_place
 from winnow.pipelines.audit_semantic import Near
 from winnow.pipelines.dedup_report import named
+from winnow.pipelines.terminal import printable
 
 
 def print_near(found: Sequence[Near], console: Console | None = None) -> None:

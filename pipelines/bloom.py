@@ -35,10 +35,10 @@ from winnow.filters.bloom_settings import (
     judging_bytes,
     plan_shards,
 )
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, RunError, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
 from winnow.pipelines.homing import VERDICTS, bring_home, plan_home, verdict_rows
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.numbers import show_bytes
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage
@@ -337,15 +337,17 @@ def deduplicate(
     )
 
     judged = Stage(f"bloom-judge.{label}", VERSION, identity | home.identity, (scattered[-1].directory,))
+
+    def judge_spec(i: int) -> JudgeSpec:
+        shard, a, b = divided.shards[i]
+        blocks = blocks_for(int(ngrams[shard]), settings.false_positive_rate)
+        mine = tuple(map(tuple, parts[a:b]))
+        return JudgeSpec(i, mine, settings, blocks, home.bounds_first, partition_bytes)
+
     tasks = []
-    for i, (shard, a, b) in enumerate(divided.shards):
-        mine = int(ngrams[shard])
-        blocks = blocks_for(mine, settings.false_positive_rate)
-        judge_spec = JudgeSpec(
-            i, tuple(map(tuple, parts[a:b])), settings, blocks, home.bounds_first, partition_bytes
-        )
-        memory = task_bytes(mine, longest, settings, partition_bytes)
-        tasks.append(Task(i, judge_task, judge_spec, memory))
+    for i, (shard, _, _) in enumerate(divided.shards):
+        memory = task_bytes(int(ngrams[shard]), longest, settings, partition_bytes)
+        tasks.append(Task(i, judge_task, Later(judge_spec, i), memory))
     first = yield Request(judged, tasks)
     return (yield from bring_home(first, final, home, inputs, group, partition_bytes))
 

@@ -13,11 +13,13 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from winnow.pipelines import audit_command, interrupt, train_command
+from winnow.pipelines import audit_command, interrupt, run_command, train_command
 from winnow.pipelines.audit_command import RunArgument
 from winnow.pipelines.json_output import JsonOption, print_json
 from winnow.pipelines.located import RecipeError
-from winnow.pipelines.recipe import load, shipped, values
+from winnow.pipelines.recipe import load, values
+from winnow.pipelines.run_command import RecipeArgument, SetOption
+from winnow.pipelines.terminal import for_output, printable
 
 CommandLineError = typer.BadParameter.__mro__[2]
 """click's ClickException: newer typers carry a click of their own, older ones use the package."""
@@ -31,18 +33,6 @@ app = typer.Typer(
 )
 
 
-def _recipes(incomplete: str) -> list[str]:
-    return [name for name in shipped() if name.startswith(incomplete)]
-
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(metavar="RECIPE", help="A path, or the name of a recipe that ships with Winnow.",
-                   autocompletion=_recipes),
-]  # fmt: skip
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the recipe; repeatable.")
-]
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="table (unless said), json, csv or markdown.")
 ]
@@ -99,60 +89,7 @@ def _format(given: str | None, json: bool) -> str:
     return "json" if json else given or "table"
 
 
-@app.command()
-def run(
-    recipe: RecipeArgument,
-    out: Annotated[str, typer.Option("--out", metavar="RUN", help="Directory or URL to make the corpus in.")],
-    settings: SetOption = None,
-    until: Annotated[
-        str | None, typer.Option(help="Stop after: documents, filters, dedup, tokens, stream or shards.")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray to connect to; default: start Ray here.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; default: all cores.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Make the corpus; continue whatever RUN already holds for this recipe."""
-    checked = load(recipe, settings or [])
-    from winnow.pipelines.corpus import STAGES
-    from winnow.pipelines.corpus import run as make
-
-    if until is not None and until not in STAGES:
-        raise typer.BadParameter(
-            f"{until!r} is no stage; there are {', '.join(STAGES)}", param_hint="--until"
-        )
-    corpus = make(checked, out, until=until, address=address, workers=workers)
-    if corpus.mixture is None:
-        print(f"stopped after {until}; the same command without --until continues {corpus.location}")
-        return
-    if json:
-        print_json(corpus.mixture)
-        return
-    from winnow.pipelines.report import print_report
-    from winnow.shards import loss_mask
-    from winnow.shards.feed import lines_for_reading
-    from winnow.shards.storage import join
-
-    print_report(corpus.mixture)
-    _print_speed(corpus)
-    streams = join(corpus.location, "streams.yaml")
-    print(f"\nShards, and how to mix them: {streams}\nTo stream them:\n")
-    print(lines_for_reading(streams, masked=loss_mask.COLUMN in checked.shards.columns))
-
-
-def _print_speed(corpus: Any) -> None:
-    from winnow.pipelines.numbers import show_bytes, show_count
-
-    text = sum(s["text_bytes"] for s in corpus.mixture["sources"])
-    tokens = sum(s["tokens"] for s in corpus.mixture["sources"])
-    cpu = sum(corpus.cpu_seconds.values())
-    print(
-        f"\n{show_bytes(text)} of text and {show_count(tokens)} tokens in {corpus.seconds:.1f} s: "
-        f"{show_bytes(text / corpus.seconds)}/s, {show_count(tokens / corpus.seconds)} tokens/s"
-    )
-    if cpu:
-        most = sorted(((v / cpu, k) for k, v in corpus.cpu_seconds.items()), reverse=True)
-        shares = ", ".join(f"{k} {share:.0%}" for share, k in most if share >= 0.005)
-        print(f"CPU of the tasks that ran now: {cpu:.1f} s ({shares})")
+app.command()(run_command.run)
 
 
 @app.command()
@@ -235,7 +172,7 @@ def trace(
     for p in pieces:
         print(tracing_report.said_of_piece(p))
     if text:
-        print(tracer.run.decode(tracer.tokens(stream, split, sample, packing)))
+        print(for_output(tracer.run.decode(tracer.tokens(stream, split, sample, packing))))
 
 
 @app.command()
@@ -249,7 +186,7 @@ def verify(run: RunArgument, json: JsonOption = False) -> None:
         print_json(problems)
     else:
         for problem in problems:
-            print(problem)
+            print(printable(problem))
         damaged = f"{_number_of(len(problems), 'problem')}; {verifying.DAMAGED}"
         print(damaged if problems else "the shards are whole")
     if problems:
@@ -306,6 +243,10 @@ def clean(
     from winnow.shards import storage
 
     opened = open_run(run)
+    if opened.is_linked:
+        raise typer.BadParameter(
+            f"{opened.location}/stages is a link: nothing is deleted through one", param_hint="RUN"
+        )
     if yes:
         with Lease(opened.location):
             # Opened again: a run that ended just now refers to other directories.
@@ -318,7 +259,7 @@ def clean(
         print_json({"directories": sizes, "deleted": yes})
         return
     for path, size in sizes.items():
-        print(f"{show_bytes(size):>10}  {path}")
+        print(f"{show_bytes(size):>10}  {printable(path)}")
     done = "deleted" if yes else "to delete them: --yes"
     found = "1 directory" if len(sizes) == 1 else f"{len(sizes)} directories"
     print(f"{show_bytes(sum(sizes.values()))} in {found}" + (f"; {done}" if sizes else ""))
@@ -340,7 +281,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
     except RecipeError as error:
-        _leave(2, str(error))
+        from winnow.pipelines import ray_job
+
+        _leave(2, ray_job.explained(str(error)))
     except BrokenPipeError as error:
         _end_of_pipe(error)
     except SystemExit as error:  # typer's, for a broken pipe and for completion
@@ -404,7 +347,7 @@ def _known_errors() -> tuple[tuple[type[BaseException], ...], tuple[type[BaseExc
 
 def _leave(code: int, message: str) -> None:
     """End at once: Ray's own shutdown may take longer than anybody waits."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
 

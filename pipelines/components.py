@@ -20,17 +20,18 @@ The driver holds the index of every run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from winnow.pipelines import stars
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import (
     Part,
+    Parts,
     RunFile,
+    Runs,
     Wire,
     further_rounds,
     read_blocks,
@@ -38,6 +39,7 @@ from winnow.pipelines.exchanges import (
     run_files,
     write_run,
 )
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage, total
 from winnow.pipelines.stars import ARCS, LABELS
@@ -68,9 +70,11 @@ class Labelled:
     """Its records' `runs` hold LABELS in the order of nodes; `nodes` counts them, `rounds` those it took."""
 
     @property
-    def parts(self) -> list[list[Part]]:
+    def parts(self) -> Parts:
         """What to read for each range of nodes between the bounds: every node that has an edge, once."""
-        return [[(run, 0) for run in run_files(self.done.location, [r])] for r in self.done.records]
+        records = self.done.records
+        starts = np.cumsum([0, *(len(r.counts["runs"]) for r in records)])
+        return Parts(run_files(self.done.location, records), starts, 1)
 
     @property
     def rounds(self) -> int:
@@ -259,7 +263,7 @@ class _Chain:
 
     def step(
         self, kind: str, division: Division, tasks_at: Callable[[np.ndarray], list[Task]]
-    ) -> Work[tuple[Done, list[list[Part]]]]:
+    ) -> Work[tuple[Done, Parts]]:
         """Carry out tasks, which write runs divided at the bounds given; returns what each partition reads, too."""
         own, owner = self.name.split(".", 1)
         settings = {"partition_bytes": self.partition_bytes, **division.identity}
@@ -274,16 +278,14 @@ class _Chain:
         self.before = stages[-1].directory
         return done, parts
 
-    def star(
-        self, kind: str, step: stars.Step, parts: Sequence[Sequence[Part]], division: Division
-    ) -> Work[tuple[Done, list[list[Part]]]]:
+    def star(self, kind: str, step: stars.Step, parts: Parts, division: Division) -> Work[tuple[Done, Parts]]:
         """Carry out a step on the arcs in `parts`."""
 
         def tasks_at(bounds: np.ndarray) -> list[Task]:
-            return [
-                Task(i, star_task, StarSpec(i, _filled(p), step, division.wire, bounds, self.run_rows))
-                for i, p in enumerate(parts)
-            ]
+            def star_spec(i: int) -> StarSpec:
+                return StarSpec(i, parts.filled(i), step, division.wire, bounds, self.run_rows)
+
+            return [Task(i, star_task, Later(star_spec, i)) for i in range(len(parts))]
 
         return self.step(kind, division, tasks_at)
 
@@ -305,7 +307,7 @@ def components(engine: Engine, name: str, edges: Done, bounds: np.ndarray, limit
     # A step holds what it reads and what it writes: so it deals in half partitions.
     chain = _Chain(name, limits.partition_bytes // 2, edges.stage.directory)
     runs = run_files(edges.location, edges.records)
-    size = sum(map(_bytes, runs))
+    size = int(_sizes(runs).sum())
     memory = _one_task_memory(size, chain)
     if size <= ONE_TASK * limits.partition_bytes and memory <= max(limits.task_memory, LEAST_MEMORY):
         rounds = 0
@@ -313,21 +315,24 @@ def components(engine: Engine, name: str, edges: Done, bounds: np.ndarray, limit
     else:
         middle, rounds = yield from _stars(chain, runs)
         _, parts = yield from chain.star("centres", stars.star_labels, middle, home)
-    tasks = [
-        Task(i, label_task, LabelSpec(i, _filled(parts[i]), chain.run_rows, rounds)) for i in range(ranges)
-    ]
+
+    def label_spec(i: int) -> LabelSpec:
+        return LabelSpec(i, parts.filled(i), chain.run_rows, rounds)
+
+    tasks = [Task(i, label_task, Later(label_spec, i)) for i in range(ranges)]
     return Labelled((yield Request(final, tasks)))
 
 
-def _bytes(run: RunFile) -> int:
-    return sum(run.partition_bytes)
+def _sizes(runs: Runs) -> np.ndarray:
+    """int64[runs]: bytes of edges in each."""
+    return runs.partition_bytes.sum(axis=1, dtype=np.int64)
 
 
 def _one_task_memory(size: int, chain: _Chain) -> int:
     return PROCESS_BYTES + 3 * size + 4 * chain.partition_bytes
 
 
-def _one_task(chain: _Chain, runs: Sequence[RunFile], size: int, home: Division) -> Work[list[list[Part]]]:
+def _one_task(chain: _Chain, runs: Runs, size: int, home: Division) -> Work[Parts]:
     def tasks_at(bounds: np.ndarray) -> list[Task]:
         spec = EdgeSpec(0, tuple(runs), size // ROW_BYTES, bounds, chain.run_rows)
         return [Task(0, union_task, spec, _one_task_memory(size, chain))]
@@ -336,9 +341,9 @@ def _one_task(chain: _Chain, runs: Sequence[RunFile], size: int, home: Division)
     return parts
 
 
-def _stars(chain: _Chain, runs: Sequence[RunFile]) -> Work[tuple[list[list[Part]], int]]:
+def _stars(chain: _Chain, runs: Runs) -> Work[tuple[Parts, int]]:
     """Bring the graph into stars around their smallest nodes; returns their arcs, both ways, and the rounds it took."""
-    size = [_bytes(r) for r in runs]
+    size = _sizes(runs)
     pieces = exchange.group_by_bytes(size, chain.partition_bytes)
 
     def tasks_at(bounds: np.ndarray) -> list[Task]:
@@ -348,28 +353,18 @@ def _stars(chain: _Chain, runs: Sequence[RunFile]) -> Work[tuple[list[list[Part]
         ]
         return [Task(s.index, contract_task, s) for s in specs]
 
-    _, one_way = yield from chain.step("pieces", _by_bytes(sum(size), chain.partition_bytes), tasks_at)
+    _, one_way = yield from chain.step("pieces", _by_bytes(int(size.sum()), chain.partition_bytes), tasks_at)
     rounds, by_large = 0, 1
     while True:
         rounds += 1
         # What a step writes is at most what is said here, and mostly about that.
-        division = _by_bytes(2 * _held(one_way), chain.partition_bytes)
+        division = _by_bytes(2 * one_way.held, chain.partition_bytes)
         done, both_ways = yield from chain.star(f"small{rounds}", stars.small_star, one_way, division)
         by_small = total(done.records, "changed")
         if not (by_large or by_small):
             return both_ways, rounds
-        division = _by_bytes(_held(both_ways) // 2, chain.partition_bytes)
+        division = _by_bytes(both_ways.held // 2, chain.partition_bytes)
         done, one_way = yield from chain.star(f"large{rounds}", stars.large_star, both_ways, division)
         by_large = total(done.records, "changed")
         if not (by_large or by_small):
             return both_ways, rounds
-
-
-def _filled(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Those that hold anything: the others need not be opened."""
-    return tuple((run, p) for run, p in parts if run.partition_bytes[p])
-
-
-def _held(parts: Sequence[Sequence[Part]]) -> int:
-    """Bytes of the rows in partitions."""
-    return sum(run.partition_bytes[p] for mine in parts for run, p in mine)

@@ -30,10 +30,13 @@ from winnow.pipelines import (
     lease,
     mixing,
     models,
+    plan_agreement,
     plan_dedup,
     plan_reading,
+    plan_scratch,
     publish,
     quality_step,
+    ray_job,
     reading,
     sampling,
     stream,
@@ -51,8 +54,7 @@ from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Stage
 from winnow.pipelines.standing import standings
-from winnow.shards import feed, loss_mask, mixture, storage
-from winnow.shards.inputs import InputError
+from winnow.shards import loss_mask, mixture, storage
 from winnow.tokenize.encoder import BackendChoice, Vocabulary, choose_backend
 
 STAGES = ("documents", "filters", "dedup", "tokens", "stream", "shards")
@@ -188,15 +190,18 @@ def run(
         raise ValueError(f"until is {until!r}; stages are {', '.join(STAGES)}")
     progress = progress if progress is not None else Progress()
     out = storage.absolute(out)
-    _check_out(recipe, out)
+    publish.check_out(recipe, out)
     planned = plan(recipe, progress.say, publish.roots_of(out), publish.commits_of(out))
     need_all(planned)
     recipe = planned.recipe
+    progress.describe(recipe.name, list(recipe.sources))
     plan_reading.check(planned)
     plan_dedup.check(planned)
+    plan_scratch.check(planned, out, inline)
+    ray_job.check(planned, out)
     lists = exclude.read_lists(recipe)
     source = tokenizer_stage.source_of(recipe)
-    with lease.Lease(out):
+    with lease.Lease(out, progress.say):
         engine = Engine(out, Inline(), progress)
         try:
             publish.begin(out, planned)
@@ -205,7 +210,16 @@ def run(
             places, encoder_stages = encoders.fetch(engine, recipe)
             if not inline:
                 rehearse = partial(_rehearse, filtering.all_parts(planned), recipe.dedup_steps())
-                engine.executor = Cluster(out, address, workers, recipe.limits.task_memory, rehearse)
+                engine.executor = Cluster(
+                    out,
+                    address,
+                    workers,
+                    recipe.limits.task_memory,
+                    rehearse,
+                    plan_scratch.scratch_bytes(planned, out),
+                    plan_agreement.terms(planned, tokenizer),
+                    progress.say,
+                )
             corpus = _corpus(engine, planned, tokenizer, found, lists)
             if places:
                 corpus.embeddings = embeddings.prepare(engine, planned, places, encoder_stages)
@@ -213,6 +227,7 @@ def run(
         except OSError as error:
             raise RunError(f"{out}: {error}; the same command continues") from error
         finally:
+            progress.finish()
             engine.executor.close()
 
 
@@ -220,18 +235,6 @@ def _rehearse(parts: Sequence[Segment], steps: Sequence[Step]) -> None:
     """What every node does before the work."""
     documents.rehearse(parts)
     dedup.rehearse(steps)
-
-
-def _check_out(recipe: Recipe, out: str) -> None:
-    scheme = out.partition("://")[0]
-    if not storage.is_local(out) and scheme not in feed.REMOTE_SCHEMES:
-        raise InputError(
-            f"--out {out}: mosaicml-streaming cannot read {scheme}://; it reads {', '.join(feed.REMOTE_SCHEMES)}"
-        )
-    name = publish.name_of(out)
-    if name is not None and name != recipe.name:
-        message = f"{out} holds the run {name!r}, not {recipe.name!r}; choose another --out"
-        raise recipe.located(("name",), message)
 
 
 def _corpus(

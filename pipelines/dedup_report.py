@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from winnow.pipelines.audit_report import printable
 from winnow.pipelines.report import new_table
+from winnow.pipelines.terminal import printable
 
 SHOWN_SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)
 """Of a retention curve; mixture.json has all of it."""

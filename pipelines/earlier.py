@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 from winnow.pipelines.finished import FinishedRun, NotFinishedError, UnknownError, open_run
-from winnow.pipelines.records import SchemaError, completed
+from winnow.pipelines.ledger import completed
+from winnow.pipelines.records import SchemaError
 from winnow.pipelines.split_rows import splits_of
 from winnow.pipelines.standing import Standing
 from winnow.shards import storage

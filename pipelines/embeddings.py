@@ -26,10 +26,11 @@ from winnow.pipelines.documents import name
 from winnow.pipelines.encoders import EncoderPlace, needed_by, wanted
 from winnow.pipelines.engine import Done, Engine, Request
 from winnow.pipelines.jobs import Task
+from winnow.pipelines.ledger import completed
 from winnow.pipelines.plan_vectors import documents_of
 from winnow.pipelines.planning import Plan
 from winnow.pipelines.recipe import Recipe
-from winnow.pipelines.records import Outputs, Stage, completed
+from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, rows_of, standings, texts_of
 from winnow.pipelines.vectors import MEMBERS, put_vectors
 from winnow.shards import exchange, storage, tables

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.filters.embedding_settings import Embedding
@@ -21,9 +19,10 @@ from winnow.pipelines.cluster import Task
 from winnow.pipelines.dedup_settings import WITH_VECTORS
 from winnow.pipelines.device import TORCH_BYTES
 from winnow.pipelines.engine import Done, Engine
+from winnow.pipelines.models import keep_copy
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Outputs, Stage
-from winnow.shards import storage
+from winnow.shards import scratch, storage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,20 +78,9 @@ class EncoderPlace:
         """The files on this machine's disk."""
         if storage.is_local(self.location):
             return storage.local_path(self.location)
-        folder = Path(tempfile.gettempdir()) / f"winnow-models-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        place = folder / self.files.sha256
+        place = scratch.kept() / self.files.sha256
         for file in self.files.names:
-            target = place / file
-            if not target.exists():
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                # Only a whole file is ever moved into place.
-                with (
-                    storage.commit(str(target)) as path,
-                    storage.open_input(storage.join(self.location, *file.split("/"))) as source,
-                    open(path, "wb") as copy,
-                ):
-                    shutil.copyfileobj(source, copy, 1 << 20)
+            keep_copy(storage.join(self.location, *file.split("/")), place / file)
         return str(place)
 
     def load_tokens(self) -> TextTokens:

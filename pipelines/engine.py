@@ -10,10 +10,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from winnow.pipelines import lease
 from winnow.pipelines.capacity import Capacity
 from winnow.pipelines.jobs import Answer, Job, Retried, Task, TaskError, check_order
-from winnow.pipelines.progress import Progress
-from winnow.pipelines.records import Record, Stage, completed, describe
+from winnow.pipelines.ledger import SEAL_FROM, SEALED, Ledger, completed
+from winnow.pipelines.progress import Part, Progress
+from winnow.pipelines.records import Record, Stage, describe
+from winnow.shards import storage
 from winnow.shards.inputs import InputError
 
 
@@ -36,6 +39,10 @@ class Request:
 
 
 class Executor(Protocol):
+    @property
+    def busy(self) -> int:
+        """Tasks that it has now: that run, or wait for a core."""
+
     def map(self, jobs: Sequence[Job]) -> Iterator[Answer]: ...
 
     def capacity(self) -> Capacity: ...
@@ -49,7 +56,7 @@ class Done:
 
     stage: Stage
     location: str
-    records: list[Record]
+    records: Sequence[Record]
     """In task order."""
     redone: int
     """Tasks that ran now; the others were recorded before."""
@@ -110,10 +117,13 @@ class Engine:
         known = [completed(r.stage.location(self.run)) for r in requests]
         awaited = _awaited(requests)
         jobs: list[Job] = []
+        redone: list[int] = []
         for i, (request, records) in enumerate(zip(requests, known, strict=True)):
             missing = [t for t in request.tasks if t.index not in records]
             if missing or not request.tasks:
                 describe(request.stage, self.run)
+            if missing and records.seal_there:
+                storage.remove(storage.join(request.stage.location(self.run), SEALED))
             if request.check:
                 for record in records.values():
                     request.check(record)
@@ -123,12 +133,17 @@ class Engine:
                 if after is not None and after[1] in known[after[0]]:
                     after = None
                 jobs.append(Job(i, location, task, after))
+            redone.append(len(missing))
         check_order(jobs)
         names = [r.stage.name for r in requests]
-        n_tasks = sum(len(r.tasks) for r in requests)
-        self.progress.begin(_label(names), n_tasks, n_tasks - len(jobs))
+        sizes = [(len(r.tasks), len(r.tasks) - n) for r, n in zip(requests, redone, strict=True)]
+        self.progress.begin(
+            _label(names), [Part(name, *size) for name, size in zip(names, sizes, strict=True)]
+        )
         fresh = [0.0] * len(requests)
         for answer in self._records(requests, jobs):
+            lease.check()
+            self.progress.in_flight = self.executor.busy
             if answer is None:
                 self.progress.tick()
                 continue
@@ -136,17 +151,18 @@ class Engine:
                 self.progress.retried(answer)
                 continue
             i, record = answer
-            known[i][record.index] = record
+            known[i].add(record)
             fresh[i] += record.cpu_seconds
-            self.progress.advance(record)
+            self.progress.advance(record, i)
             if check := requests[i].check:
                 check(record)
         seconds = time.perf_counter() - started
         answers = []
         for i, request in enumerate(requests):
-            in_order = [known[i][t.index] for t in request.tasks]
-            redone = sum(job.request == i for job in jobs)
-            done = Done(request.stage, request.stage.location(self.run), in_order, redone, fresh[i], seconds)
+            in_order = known[i].in_order([t.index for t in request.tasks])
+            location = request.stage.location(self.run)
+            _seal(known[i], location)
+            done = Done(request.stage, location, in_order, redone[i], fresh[i], seconds)
             self._note(done)
             answers.append(done)
         return answers
@@ -157,8 +173,9 @@ class Engine:
         records = completed(location)
         if len(records) < n_tasks or any(i not in records for i in range(n_tasks)):
             return None
-        self.progress.begin(stage.name, n_tasks, n_tasks)
-        done = Done(stage, location, [records[i] for i in range(n_tasks)], 0, 0.0, 0.0)
+        _seal(records, location)
+        self.progress.begin(stage.name, [Part(stage.name, n_tasks, n_tasks)])
+        done = Done(stage, location, records.in_order(range(n_tasks)), 0, 0.0, 0.0)
         self._note(done)
         return done
 
@@ -173,8 +190,14 @@ class Engine:
             name, cause = requests[error.job.request].stage.name, error.cause
             if isinstance(cause, InputError):
                 raise InputError(f"{name}: {cause}") from error
-            index = error.job.task.index
-            raise RunError(f"{name}, task {index}: {type(cause).__name__}: {cause}") from error
+            which = f"task {error.job.task.index}" + (f" on {error.node}" if error.node else "")
+            raise RunError(f"{name}, {which}: {type(cause).__name__}: {cause}") from error
+
+
+def _seal(records: Ledger, location: str) -> None:
+    """Keep the records of a finished stage as one file, where they are many."""
+    if len(records) >= SEAL_FROM and not records.sealed:
+        records.seal(location)
 
 
 def _awaited(requests: Sequence[Request]) -> dict[tuple[str, int], tuple[int, int]]:

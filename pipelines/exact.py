@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from winnow.filters.exact_settings import Exact
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.earlier import Earlier, with_stage
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_blocks, round_stages, write_run
 from winnow.pipelines.homing import VERDICTS, bring_home, plan_home, verdict_rows
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, rows_of
@@ -221,12 +221,12 @@ def deduplicate(
     parts = yield from further_rounds(first, scattered[1:], HASHES, out, out_bounds, partition_bytes)
 
     reduce = Stage(f"exact-reduce.{label}", VERSION, home.identity, (scattered[-1].directory,))
-    specs = [
-        ReduceSpec(
-            p, tuple(parts[p]), home.bounds_first, (len(before), len(earlier)), len(group), partition_bytes
-        )
-        for p in range(out.partitions)
-    ]
-    first = yield Request(reduce, [Task(s.index, reduce_task, s) for s in specs])
+
+    def reduce_spec(p: int) -> ReduceSpec:
+        known = (len(before), len(earlier))
+        return ReduceSpec(p, tuple(parts[p]), home.bounds_first, known, len(group), partition_bytes)
+
+    tasks = [Task(p, reduce_task, Later(reduce_spec, p)) for p in range(out.partitions)]
+    first = yield Request(reduce, tasks)
     names = (*group, *(e.name for e in earlier))
     return (yield from bring_home(first, final, home, inputs, names, partition_bytes))

@@ -6,16 +6,20 @@ Here are the further rounds, the same for everybody, and the list of what each r
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Request, Work
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.records import Outputs, Record, Stage
 from winnow.shards import exchange, storage
+from winnow.shards.on_demand import OnDemand
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,73 @@ class RunFile:
 
     location: str
     size: int
-    partition_bytes: tuple[int, ...]
+    partitions: int
 
     def open(self) -> exchange.Run:
-        return exchange.open_run(self.location, self.size, len(self.partition_bytes))
+        return exchange.open_run(self.location, self.size, self.partitions)
 
 
 Part = tuple[RunFile, int]
 """One partition of one run."""
+
+
+class Runs(OnDemand[RunFile]):
+    """The runs of a stage, in task order: about 30 bytes for each, and 4 for each of its partitions."""
+
+    __slots__ = ("location", "names", "partition_bytes", "sizes")
+
+    def __init__(self, location: str, names: Sequence[str], sizes: np.ndarray, partition_bytes: np.ndarray):
+        """sizes : int64[runs], of the files. partition_bytes : uint32 or uint64 [runs, partitions]."""
+        self.location = location
+        self.names = np.array([name.encode() for name in names], np.bytes_)
+        self.sizes = sizes
+        self.partition_bytes = partition_bytes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def made(self, at: int) -> RunFile:
+        location = storage.join(self.location, self.names[at].decode())
+        return RunFile(location, int(self.sizes[at]), self.partition_bytes.shape[1])
+
+
+class Parts(OnDemand[list[Part]]):
+    """What each partition reads: `parts[p]`."""
+
+    __slots__ = ("fanout", "runs", "starts")
+
+    def __init__(self, runs: Runs, starts: np.ndarray, fanout: int):
+        """starts : int64[groups + 1], where the runs of each group of `fanout` partitions begin."""
+        self.runs = runs
+        self.starts = starts
+        self.fanout = fanout
+
+    def __len__(self) -> int:
+        return (len(self.starts) - 1) * self.fanout
+
+    def made(self, at: int) -> list[Part]:
+        group = at // self.fanout
+        return list(self.some(at, 0, int(self.starts[group + 1] - self.starts[group])))
+
+    def some(self, at: int, first: int, stop: int) -> tuple[Part, ...]:
+        """Of the parts that a partition reads those from `first` to `stop`."""
+        group, partition = divmod(at, self.fanout)
+        begin = int(self.starts[group])
+        return tuple((self.runs.made(begin + i), partition) for i in range(first, stop))
+
+    def sizes(self, at: int) -> np.ndarray:
+        """uint32 or uint64: the bytes of each of the parts that a partition reads."""
+        group, partition = divmod(at, self.fanout)
+        return self.runs.partition_bytes[self.starts[group] : self.starts[group + 1], partition]
+
+    @property
+    def held(self) -> int:
+        """Bytes of rows and payload in all partitions."""
+        return int(self.runs.partition_bytes.sum(dtype=np.int64))
+
+    def filled(self, at: int) -> tuple[Part, ...]:
+        """The parts of a partition that hold anything: the others need not be opened."""
+        return tuple(itertools.compress(self.made(at), self.sizes(at).tolist()))
 
 
 def write_run(
@@ -74,14 +137,19 @@ def write_run(
     return {"name": file_name, "partition_bytes": index.partition_bytes().tolist()}
 
 
-def run_files(location: str, records: Sequence[Record]) -> list[RunFile]:
-    """The runs that a stage's records list under `runs`, in task order."""
-    out = []
+def run_files(location: str, records: Iterable[Record]) -> Runs:
+    """The runs that a stage's records list under `runs`, in task order; all are divided at the same bounds."""
+    names: list[str] = []
+    sizes, rows = array("q"), array("Q")
     for record in records:
         for run in record.counts["runs"]:
-            size = record.outputs[run["name"]][0]
-            out.append(RunFile(storage.join(location, run["name"]), size, tuple(run["partition_bytes"])))
-    return out
+            names.append(run["name"])
+            sizes.append(record.outputs[run["name"]][0])
+            rows.extend(run["partition_bytes"])
+    held = np.frombuffer(rows, np.uint64).reshape(len(names), -1) if names else np.empty((0, 1), np.uint64)
+    if not held.size or held.max() < 1 << 32:
+        held = held.astype(np.uint32)
+    return Runs(location, names, np.array(sizes, np.int64), held)
 
 
 def read_parts(parts: Sequence[Part], wire: Wire) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -129,32 +197,44 @@ def further_rounds(
     rounds: exchange.Rounds,
     bounds: np.ndarray,
     partition_bytes: int,
-) -> Work[list[list[Part]]]:
+) -> Work[Parts]:
     """Carry out rounds 2, 3, …; returns what each final partition reads.
 
     `first` is the finished first round, whose runs are divided at
     `exchange.coarse_bounds(bounds, rounds.fanouts, 0)`; `stages` are its `round_stages`.
     """
-    fanouts = rounds.fanouts
     runs = run_files(first.location, first.records)
-    by_group: list[list[Part]] = [[(run, p) for run in runs] for p in range(fanouts[0])]
-    for fanout, stage in zip(fanouts[1:], stages, strict=True):
-        left = rounds.partitions // len(by_group)
-        step = left // fanout
-        tasks: list[Task] = []
-        owners: list[int] = []
-        for group, parts in enumerate(by_group):
-            inner = bounds[group * left + step - 1 : (group + 1) * left - 1 : step]
-            sizes = [run.partition_bytes[p] for run, p in parts]
-            for a, b in exchange.group_by_bytes(sizes, partition_bytes):
-                index = len(tasks)
-                spec = RescatterSpec(tuple(parts[a:b]), wire, inner, f"run-{index:08d}.bin")
-                tasks.append(Task(index, rescatter_task, spec))
-                owners.append(group)
-        done = yield Request(stage, tasks)
-        finer: list[list[Part]] = [[] for _ in range(len(by_group) * fanout)]
-        for owner, run in zip(owners, run_files(done.location, done.records), strict=True):
-            for p in range(fanout):
-                finer[owner * fanout + p].append((run, p))
-        by_group = finer
-    return by_group
+    parts = Parts(runs, np.array([0, len(runs)]), rounds.fanouts[0])
+    for fanout, stage in zip(rounds.fanouts[1:], stages, strict=True):
+        ranges, owners = array("q"), array("q", [0])
+        for p in range(len(parts)):
+            for of_task in exchange.group_by_bytes(parts.sizes(p), partition_bytes):
+                ranges.extend(of_task)
+            owners.append(len(ranges) // 2)
+        make = _Round(parts, wire, bounds, rounds.partitions // len(parts), fanout, owners, ranges).spec
+        done = yield Request(stage, [Task(i, rescatter_task, Later(make, i)) for i in range(owners[-1])])
+        parts = Parts(run_files(done.location, done.records), np.array(owners), fanout)
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """A further round, of which every task reads some ranges of one group of partitions."""
+
+    parts: Parts
+    wire: Wire
+    bounds: np.ndarray
+    width: int
+    """Final partitions of a group."""
+    fanout: int
+    owners: array[int]
+    """Where the tasks of each group begin, and where the last one's end."""
+    ranges: array[int]
+    """First and one past the last of what each task reads of its group."""
+
+    def spec(self, index: int) -> RescatterSpec:
+        group = bisect.bisect_right(self.owners, index) - 1
+        first, stop = self.ranges[2 * index : 2 * index + 2]
+        step = self.width // self.fanout
+        inner = self.bounds[group * self.width + step - 1 : (group + 1) * self.width - 1 : step]
+        return RescatterSpec(self.parts.some(group, first, stop), self.wire, inner, f"run-{index:08d}.bin")

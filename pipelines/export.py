@@ -29,8 +29,8 @@ from winnow.pipelines.documents import name
 from winnow.pipelines.exclude import Ids, ids_place
 from winnow.pipelines.finished import FinishedRun, UnknownError
 from winnow.pipelines.lease import Lease
+from winnow.pipelines.ledger import completed
 from winnow.pipelines.pack import SPLITS
-from winnow.pipelines.records import completed
 from winnow.shards import loss_mask, megatron, storage, tables, token_files, token_stream
 from winnow.shards.token_files import Documents
 from winnow.shards.token_stream import Partition, TokenStream
@@ -93,7 +93,7 @@ def export(
 ) -> list[Exported]:
     """Write the tokens of a run's sources in another trainer's format.
 
-    out : directory or URL; a URL's files are finished in the system's temporary directory and then sent.
+    out : directory or URL; a URL's files are finished in scratch (scratch.py) and then sent.
     sources : names; None for all.
     splits : of `train` and `val`; a split without documents gives nothing.
     excluded : by source, ids of documents to leave out; None for those that the run's `exclude` lists name.

@@ -18,8 +18,8 @@ from winnow.filters.catalogue import Rewriting, Segment, measures_of, segments
 from winnow.filters.model_files import ModelFile
 from winnow.filters.rules import Cut, Rule
 from winnow.pipelines import cuts, documents, listings, models, verdicts
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Request, Work
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.planning import Plan, SourcePlan, reading_memory
 from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Record, Stage
@@ -158,26 +158,32 @@ def documents_request(
     stage = documents_stage(recipe, source, filters)
     until_drop = recipe.signals == "until-drop"
     used = {name: known[name] for settings in filters for name in models.files_of(settings)}
-    specs = [documents.DocumentsSpec(s, source.read, filters, used, until_drop) for s in source.splits]
+
+    def spec(at: int) -> documents.DocumentsSpec:
+        return documents.DocumentsSpec(source.splits[at], source.read, filters, used, until_drop)
+
     listings.put_listing(run, stage, source)
     # With limits as they are the child that converts documents has room in what every task asks for.
     reading = max(recipe.limits.task_memory, reading_memory(recipe, source.read))
     memory = reading + sum(storage.size(file.path) for file in set(used.values()))
-    tasks = [Task(s.split.index, documents.documents_task, s, memory) for s in specs]
+    tasks = [
+        Task(index, documents.documents_task, Later(spec, at), memory)
+        for at, index in enumerate(source.indices)
+    ]
     return Request(stage, tasks, _bad_rows_check(recipe, source))
 
 
 def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], None]:
-    splits = {split.index: split for split in source.splits}
+    places = {index: at for at, index in enumerate(source.indices)}
 
     def check(record: Record) -> None:
-        if record.index not in splits:  # of a larger part of the source, read before
+        if record.index not in places:  # of a larger part of the source, read before
             return
         lost = record.counts["lost"]
         bad = {reason: n for reason, n in lost.items() if is_malformed(reason)}
         allowed = max(1, int(recipe.max_bad_rows * record.counts["rows"])) if recipe.max_bad_rows else 0
         if sum(bad.values()) > allowed:
-            split = splits[record.index]
+            split = source.splits[places[record.index]]
             files = split.pieces[0].path + (f" … {split.pieces[-1].path}" if len(split.pieces) > 1 else "")
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(bad.items()))
             raise InputError(
@@ -194,8 +200,11 @@ def filters_work(recipe: Recipe, source: SourcePlan, filters: Filters, read: Don
     rules = parts_of(recipe, filters)[-1].rules
     found = yield from cuts.find_cuts(source.name, read, rules, recipe.seed, source.part)
     seed = recipe.seed if found else 0
-    specs = [verdicts.FiltersSpec(s.index, read.location, rules, found, seed) for s in source.splits]
-    tasks = [Task(s.split, verdicts.filters_task, s) for s in specs]
+
+    def spec(index: int) -> verdicts.FiltersSpec:
+        return verdicts.FiltersSpec(index, read.location, rules, found, seed)
+
+    tasks = [Task(index, verdicts.filters_task, Later(spec, index)) for index in source.indices]
     return (yield Request(filters_stage(recipe, source, rules, read.stage, found), tasks))
 
 

@@ -7,6 +7,7 @@ verifying.py.
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cached_property
 
@@ -21,6 +22,8 @@ from winnow.shards import storage
 from winnow.tokenize.encoder import Encoder
 
 DOCUMENT_ID = re.compile(r"[0-9A-Fa-f]{32}")
+STAGE = re.compile(r".+-[0-9a-f]{16}")
+"""The name of a stage's directory: nothing else below RUN/stages is Winnow's."""
 
 
 class NotFinishedError(RuntimeError):
@@ -42,6 +45,7 @@ class FinishedRun:
                 "`winnow run` continues it"
             )
         self.manifest = published.read_json(self.location, "manifest.json")
+        published.check_names(self.location, self.manifest)
         if changed := published.torn(self.location, self.manifest):
             raise NotFinishedError(
                 f"{self.location}: publishing was interrupted ({', '.join(changed)} and manifest.json are of "
@@ -110,6 +114,12 @@ class FinishedRun:
                 self._listings[source] = pq.ParquetFile(handle).read(["id_half", "path"], use_threads=False)
         return self._listings[source]
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether the stages are somewhere else, behind a symbolic link."""
+        stages = storage.join(self.location, "stages")
+        return storage.is_local(stages) and os.path.islink(storage.local_path(stages))
+
     def unreferenced(self) -> dict[str, int]:
         """Stage directories that the manifest does not name, and attempts a kill left: relative path -> bytes."""
         referenced = {s["directory"] for s in self.manifest["stages"]}
@@ -117,7 +127,7 @@ class FinishedRun:
         sizes: dict[str, int] = {}
         for path, size in storage.list_files(stages).items():
             directory = path.split("/", 1)[0]
-            if directory not in referenced:
+            if directory not in referenced and STAGE.fullmatch(directory):
                 sizes[f"stages/{directory}"] = sizes.get(f"stages/{directory}", 0) + size
         for path, size in storage.list_files(stages, unfinished=True).items():
             if path.split("/", 1)[0] in referenced:

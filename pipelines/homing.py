@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Check, Done, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import VERDICT_SCHEMA, Standing, write_verdicts
 from winnow.shards import exchange, storage, tables
@@ -215,9 +215,11 @@ def bring_home(
     """
     stages = round_stages(first.stage, home.rounds, partition_bytes)
     parts = yield from further_rounds(first, stages, VERDICTS, home.rounds, home.bounds, partition_bytes)
-    tasks = []
     own = len({i.source for i in inputs})
-    for i, (a, b) in enumerate(home.blocks):
-        numbered = tuple((k, inputs[k]) for k in range(a, b))
-        tasks.append(Task(i, verdict_task, VerdictSpec(tuple(parts[i]), numbered, tuple(group), own)))
+
+    def verdict_spec(i: int) -> VerdictSpec:
+        numbered = tuple((k, inputs[k]) for k in range(*home.blocks[i]))
+        return VerdictSpec(tuple(parts[i]), numbered, tuple(group), own)
+
+    tasks = [Task(i, verdict_task, Later(verdict_spec, i)) for i in range(len(home.blocks))]
     return (yield Request(final, tasks, check))

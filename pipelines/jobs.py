@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from winnow.pipelines.records import Record, TaskFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A specification that is made when its task begins: held for every task of a stage it would be too much."""
+
+    make: Callable[[int], Any]
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,7 @@ class Task:
     index: int
     function: TaskFunction
     spec: Any
+    """What the function is given, or a `Later`; see `Job.spec`."""
     memory: int = 0
     """Bytes it asks of Ray where that is more than `limits.task_memory`."""
     gpus: float = 0.0
@@ -42,6 +51,12 @@ class Job:
     def key(self) -> tuple[int, int]:
         return self.request, self.task.index
 
+    @property
+    def spec(self) -> Any:
+        """What the task's function is given, made now where it is a `Later`. Whoever asks does not keep it."""
+        spec = self.task.spec
+        return spec.make(spec.index) if isinstance(spec, Later) else spec
+
 
 @dataclass(frozen=True, slots=True)
 class Retried:
@@ -59,12 +74,13 @@ Answer = tuple[int, Record] | Retried | None
 
 
 class TaskError(RuntimeError):
-    """A task failed for good; `cause` is what it raised."""
+    """A task failed for good; `cause` is what it raised, `node` the address of where, if that is known."""
 
-    def __init__(self, job: Job, cause: BaseException):
+    def __init__(self, job: Job, cause: BaseException, node: str = ""):
         super().__init__(f"task {job.task.index}: {cause}")
         self.job = job
         self.cause = cause
+        self.node = node
 
 
 class Queue:
@@ -99,7 +115,7 @@ class Queue:
 
 def check_order(jobs: Iterable[Job]) -> None:
     """Raises ValueError where jobs wait for each other in a circle."""
-    before = {job.key: job.after for job in jobs}
+    before = {job.key: job.after for job in jobs if job.after is not None}
     settled: set[tuple[int, int]] = set()
     for key in before:
         chain: dict[tuple[int, int], None] = {}
@@ -108,5 +124,5 @@ def check_order(jobs: Iterable[Job]) -> None:
             if at in chain:
                 raise ValueError(f"tasks wait for each other in a circle: {list(chain)}")
             chain[at] = None
-            at = before[at]
+            at = before.get(at)
         settled.update(chain)

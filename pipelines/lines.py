@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from winnow.filters.line_keys import LineCuts, LineKeys, SeenKeys, cut_lines, line_keys
 from winnow.filters.lines_settings import Lines
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import offsets
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import (
@@ -37,6 +36,7 @@ from winnow.pipelines.exchanges import (
     write_run,
 )
 from winnow.pipelines.homing import aligned, verdict_rows
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, Texts, texts_of, write_verdicts
@@ -301,16 +301,17 @@ def deduplicate(
     reduce = Stage(
         f"lines-reduce.{label}", VERSION, {"blocks": [a for a, _ in blocks]}, (scattered[-1].directory,)
     )
-    tasks = [
-        Task(p, reduce_task, ReduceSpec(p, tuple(parts[p]), settings, coarse, partition_bytes))
-        for p in range(out.partitions)
-    ]
-    first = yield Request(reduce, tasks)
-    stages = round_stages(reduce, back, partition_bytes)
-    parts = yield from further_rounds(first, stages, GONE, back, bounds, partition_bytes)
 
-    tasks = [
-        Task(i, cut_task, CutSpec(tuple(parts[i]), numbered_inputs, settings, WINDOW))
-        for i, numbered_inputs in enumerate(numbers)
-    ]
-    return (yield Request(final, tasks))
+    def reduce_spec(p: int) -> ReduceSpec:
+        return ReduceSpec(p, tuple(parts[p]), settings, coarse, partition_bytes)
+
+    first = yield Request(
+        reduce, [Task(p, reduce_task, Later(reduce_spec, p)) for p in range(out.partitions)]
+    )
+    stages = round_stages(reduce, back, partition_bytes)
+    gone = yield from further_rounds(first, stages, GONE, back, bounds, partition_bytes)
+
+    def cut_spec(i: int) -> CutSpec:
+        return CutSpec(tuple(gone[i]), numbers[i], settings, WINDOW)
+
+    return (yield Request(final, [Task(i, cut_task, Later(cut_spec, i)) for i in range(len(numbers))]))

@@ -8,6 +8,7 @@ What `--set` puts in has places of its own: the file is then called `--set key.p
 from __future__ import annotations
 
 import difflib
+import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,17 @@ import yaml
 Path = tuple[str | int, ...]
 Place = tuple[str, int, int]
 """File, line, column; both count from 1."""
+MOST_BYTES = 4 << 20
 MOST_NODES = 100_000
 """More than any recipe; stops aliases that multiply."""
+LONGEST_NUMBER = 100
+"""Characters; what Python makes of longer ones takes more than linear time."""
 DEEPEST = 50
 """Levels below the top; a recipe has eight."""
 TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp")}
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 KEY_TAGS = TAGS | {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}
+TOO_LARGE = "the recipe is too large or nested too deeply"
 SHOWN_CHARS = 60
 
 
@@ -71,6 +77,32 @@ class Document:
         return problem.file != self.file, problem.file, problem.line, problem.column
 
 
+class _Loader(yaml.SafeLoader):
+    """Composes no more than `MOST_NODES`."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise yaml.MarkedYAMLError(problem=TOO_LARGE, problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def text_of(path: pathlib.Path, file: str) -> str:
+    """The text of a recipe. Raises RecipeError for one that cannot be read, is too large or no UTF-8."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise RecipeError([Problem(file, 1, 1, TOO_LARGE)])
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        raise RecipeError([Problem(file, line, column, "the recipe is not UTF-8 text")]) from None
+    except OSError as error:
+        raise RecipeError([Problem(file, 1, 1, f"cannot be read: {error.strerror}")]) from None
+
+
 def parse(text: str, file: str) -> Document:
     """Parse a recipe. Raises RecipeError for YAML that is broken, repeats a key or has a tag of its own."""
     document = _parse(text, file)
@@ -81,8 +113,10 @@ def parse(text: str, file: str) -> Document:
 
 def _parse(text: str, file: str) -> Document:
     document = Document(file)
+    if len(text) > MOST_BYTES:
+        raise RecipeError([Problem(file, 1, 1, TOO_LARGE)])
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -120,7 +154,7 @@ def _plain(node: yaml.Node, path: Path, document: Document, count: list[int]) ->
     document.values[path] = mark
     count[0] += 1
     if count[0] > MOST_NODES or len(path) > DEEPEST:
-        raise RecipeError([Problem(*mark, "the recipe is too large or nested too deeply")])
+        raise RecipeError([Problem(*mark, TOO_LARGE)])
     if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
         return _mapping(node, path, document, count)
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
@@ -130,6 +164,8 @@ def _plain(node: yaml.Node, path: Path, document: Document, count: list[int]) ->
     if node.tag.endswith(":timestamp"):
         return node.value  # the schema says what it wants
     try:
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            raise ValueError
         return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError, KeyError):
         kind = node.tag.rsplit(":", 1)[1]

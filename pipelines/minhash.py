@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from winnow.filters.minhash_settings import MinHash, StopAbove, memory_for
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.components import PROCESS_BYTES, components
 from winnow.pipelines.earlier import Earlier, with_stage
 from winnow.pipelines.engine import Check, Done, Engine, Request, RunError, Work
 from winnow.pipelines.exchanges import further_rounds, round_stages
 from winnow.pipelines.homing import bring_home, plan_home
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.minhash_bands import (
     BANDS,
     BucketSpec,
@@ -210,12 +210,13 @@ def _compare(
     scatter = Stage(
         f"minhash-members.{work.label}", VERSION, cut, (labelled.done.stage.directory, *work.upstream)
     )
+    labels = labelled.parts
     tasks = []
     for i, (a, b) in enumerate(pieces):
         spec = MembersSpec(
             index=i,
             members=tuple(members[a:b]),
-            labels=tuple(labelled.parts[i]),
+            labels=tuple(labels[i]),
             payload=payload,
             earlier=sources,
             bounds=coarse,
@@ -230,9 +231,9 @@ def _compare(
     home = plan_home(work.inputs)
     verify = work.stage("minhash-verify", work.identity | home.identity, *(further[-1:] or [scatter]))
     held = work.identity["held_bytes"]
-    tasks = []
-    for p in range(rounds.partitions):
-        verify_spec = VerifySpec(
+
+    def verify_spec(p: int) -> VerifySpec:
+        return VerifySpec(
             index=p,
             parts=tuple(parts[p]),
             signing=work.signing,
@@ -243,8 +244,9 @@ def _compare(
             bounds=home.bounds_first,
             limit=work.partition_bytes,
         )
-        memory = PROCESS_BYTES + 4 * work.partition_bytes + memory_for(work.settings.resolved.bands, held)
-        tasks.append(Task(p, verify_task, verify_spec, memory))
+
+    memory = PROCESS_BYTES + 4 * work.partition_bytes + memory_for(work.settings.resolved.bands, held)
+    tasks = [Task(p, verify_task, Later(verify_spec, p), memory) for p in range(rounds.partitions)]
     stop = work.settings.stop_above
     verified = yield Request(verify, tasks, _size_check(work.label, "cluster", stop.cluster))
     shown = [*work.sources, *(e.name for e in work.earlier)]
@@ -309,12 +311,11 @@ def _buckets(work: Group, members: Sequence[Member]) -> Work[tuple[Done, dict[st
 
     settings = {"anchors": work.settings.anchors}
     stage = work.stage("minhash-buckets", settings, *(further[-1:] or [scatter]))
-    tasks = []
-    for p in range(rounds.partitions):
-        bucket_spec = BucketSpec(
-            p, tuple(parts[p]), len(work.earlier), work.settings.anchors, partition_bytes
-        )
-        tasks.append(Task(p, bucket_task, bucket_spec))
+
+    def bucket_spec(p: int) -> BucketSpec:
+        return BucketSpec(p, tuple(parts[p]), len(work.earlier), work.settings.anchors, partition_bytes)
+
+    tasks = [Task(p, bucket_task, Later(bucket_spec, p)) for p in range(rounds.partitions)]
     check = _size_check(work.label, "bucket", work.settings.stop_above.bucket)
     done = yield Request(stage, tasks, check)
     return done, total(first.records, "standing") or {}

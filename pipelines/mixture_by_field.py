@@ -10,7 +10,8 @@ from typing import Any
 
 from winnow.pipelines.mixture_report import in_units, percent, ratio
 from winnow.pipelines.numbers import show_bytes, show_count
-from winnow.pipelines.report import Column, Grid, one_line
+from winnow.pipelines.report import Column, Grid
+from winnow.pipelines.terminal import one_line
 
 BY_HEADER = (
     "field", "source", "value", "documents", "text_bytes", "tokens", "share", "expected_proportion",

@@ -239,7 +239,7 @@ def _split_facts(corpus: Corpus, source: SourceRun, split: str) -> dict[str, int
     remainder_tokens : at the stream's end, in no sample
     """
     assert source.shuffled is not None
-    records: list[Record] = source.shuffled.split(split)
+    records: Sequence[Record] = source.shuffled.split(split)
     facts = {what: total(records, what) for what in ("documents", "tokens", "text_bytes")}
     parts = _parts(corpus, source, split)
     facts |= {"rows": sum(p.rows(split) for p in parts), "sample_tokens": sum(p.tokens(split) for p in parts)}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine
 from winnow.pipelines.recipe import Recipe, lists_of_filters
 from winnow.pipelines.records import Outputs, Stage
-from winnow.shards import storage
+from winnow.shards import scratch, storage
 
 VERSION = 1
 FILE = "model"
@@ -119,15 +118,17 @@ def at_hand(filters: tuple[Any, ...], models: Mapping[str, ModelFile]) -> tuple[
 def _local(file: ModelFile) -> ModelFile:
     if storage.is_local(file.path):
         return ModelFile(storage.local_path(file.path), file.sha256)
-    folder = Path(tempfile.gettempdir()) / f"winnow-models-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    place = folder / file.sha256
-    if not place.exists():
-        # Only a whole file is ever moved into place; its sha256 is checked where it is loaded.
-        with (
-            storage.commit(str(place)) as path,
-            storage.open_input(file.path) as source,
-            open(path, "wb") as copy,
-        ):
-            shutil.copyfileobj(source, copy, 1 << 20)
+    place = scratch.kept() / file.sha256
+    keep_copy(file.path, place)  # its sha256 is checked where it is loaded
     return ModelFile(str(place), file.sha256)
+
+
+def keep_copy(location: str, place: Path) -> None:
+    """Copy a file of the run to this node's disk, unless it is there; only a whole one is ever moved into place."""
+    if place.exists():
+        return
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with scratch.folder() as folder:
+        whole = str(folder / place.name)
+        storage.copy(location, whole)
+        os.replace(whole, place)

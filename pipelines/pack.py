@@ -288,7 +288,7 @@ class Packed:
     done: Done
     entries: dict[str, list[dict[str, Any]]]
     """Index entries by split."""
-    counts: list[Record]
+    counts: Sequence[Record]
     """Who counted documents: the plans' tasks, or those of shards and `cuts`."""
 
     @property

@@ -78,7 +78,7 @@ class Places:
     def find_path(self, path: str) -> str:
         """Where a path is read that belongs to no source, wildcards and all. Raises as `find`."""
         if storage.is_local(path):
-            return path
+            return storage.absolute(expand(path))
         name, revision = _unpinned(path)
         return self._root(name, None, revision)[0]
 

@@ -9,6 +9,8 @@ from typing import Any
 from winnow.pipelines.mixture_report import Shown, grid_of, in_units, line_of, percent, printed_grids
 from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.plan_dedup import dedup_facts
+from winnow.pipelines.plan_exchange import exchange_facts, exchange_lines
+from winnow.pipelines.plan_scratch import scratch_facts, scratch_line
 from winnow.pipelines.plan_shares import drawn, unknown_facts, unknown_lines
 from winnow.pipelines.plan_vectors import embedding_facts, embedding_lines, takes
 from winnow.pipelines.planned_mixture import printed_findings, printed_values, stated_shares
@@ -69,6 +71,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
     embeddings = [e | _left_out(plan, e["sources"], e["name"]) for e in embedding_facts(plan)]
     # What was published of the others is no size of what is read.
     known = replace(plan, sources=[s for s in plan.sources if s.unknown is None])
+    dedup = [_with_what_is_known(plan, step) for step in dedup_facts(known)]
     effective = [s.effective_tokens for s in shares if s.effective_tokens is not None]
     budget = round(sum(effective)) if len(effective) == len(shares) else plan.recipe.mixture.tokens
     vectors = [e["vector_bytes_estimate"] for e in embeddings]
@@ -86,7 +89,8 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "sampling": sampling_facts(plan),
         "proposals": proposals(known, {s.source: s.effective_tokens or 0.0 for s in shares}),
         "unknown": unknown_facts(plan),
-        "dedup": [_with_what_is_known(plan, step) for step in dedup_facts(known)],
+        "dedup": dedup,
+        "exchanges": exchange_facts(plan, dedup),
         "embeddings": embeddings,
         "budget_tokens": budget,
         "budget_is_estimate": plan.recipe.mixture.tokens is None,
@@ -102,6 +106,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         ),
         "task_memory_bytes": plan.task_memory,
         "ray_memory_bytes": plan.recipe.limits.task_memory,
+        "scratch_bytes_per_task": scratch_facts(plan),
     }
 
 
@@ -117,7 +122,7 @@ def _listed(plan: Plan, source: SourcePlan) -> dict[str, Any]:
         "files": len(source.files),
         "stored_bytes": source.stored_bytes,
         "splits": source.expected.n if source.expected else len(source.splits),
-        "partitions": plan.partitions(source),
+        "partitions": plan.shuffle(source).partitions,
         "text_bytes_estimate": int(source.text_estimate),
     }
 
@@ -240,9 +245,12 @@ def print_plan(facts: Mapping[str, Any]) -> None:
         console.print(shown, highlight=False, markup=False)
     for step in facts["dedup"]:
         console.print(_step_line(step), highlight=False)
+    for line in exchange_lines(facts["exchanges"]):
+        console.print(line, highlight=False, markup=False)
     disk = facts["disk_bytes_estimate"]
     console.print(
         f"disk below RUN {'is not known' if disk is None else f'~ {show_bytes(disk)}'}; a task holds up to "
         f"~ {show_bytes(facts['task_memory_bytes'])} and asks Ray for {show_bytes(facts['ray_memory_bytes'])}"
     )
+    console.print(scratch_line(facts["scratch_bytes_per_task"]), highlight=False)
     console.print("Estimates (~) are before filters and dedup. Nothing was started.")

@@ -22,9 +22,10 @@ from winnow.pipelines.sampling import Choice, expected
 from winnow.pipelines.source_settings import Read
 from winnow.shards import exchange, sandbox, storage
 from winnow.shards.convert_settings import Conversion, Html, Latex, Wikitext
-from winnow.shards.inputs import InputError, InputFile, Split, cut, list_source
+from winnow.shards.inputs import InputError, InputFile, Split, list_source
 from winnow.shards.readers import ReadSettings
 from winnow.shards.rows import Compose
+from winnow.shards.splits import cut
 
 EXPANSION = {
     ".gz": 3.5, ".tgz": 3.5, ".zst": 4.0, ".bz2": 4.3, ".xz": 4.6, ".lz4": 2.0, ".zip": 3.1, ".parquet": 2.2,
@@ -59,7 +60,7 @@ class SourcePlan:
     root: str
     """Where it is read: as the recipe names it, or the mirror of that; without a revision."""
     files: list[InputFile]
-    splits: list[Split]
+    splits: Sequence[Split]
     """In order: all, or of a source that is read in part those that are read."""
     read: ReadSettings
     expected: Choice | None = None
@@ -72,6 +73,11 @@ class SourcePlan:
     """Of the hub's repository."""
     unknown: str | None = None
     """Why it could not be listed; it has no files and no splits then."""
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """The numbers of the splits, in order."""
+        return range(len(self.splits)) if self.part is None else self.part
 
     @property
     def said_where(self) -> Literal["printed", "tokens"] | None:
@@ -152,14 +158,16 @@ class Plan:
         return [*self.sources, *examples]
 
     def disk_estimate(self, drawn: float) -> float:
-        """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes three times (flat, runs, stream), and shards.
+        """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes flat, in every round's runs and as the stream;
+        and shards.
 
         drawn : tokens of the training run, which a mixed stream holds; other shards hold each source once.
         """
         tokens = sum(s.token_estimate for s in self.sources)
+        times = sum(s.token_estimate * (2 + len(self.shuffle(s).fanouts)) for s in self.sources)
         in_shards = drawn if self.recipe.mixture.output == "mixed" else tokens
         text = sum(s.text_estimate for s in self.sources)
-        return 0.6 * text + 6 * tokens + 2 * in_shards * (1 + len(self.recipe.sequence.also))
+        return 0.6 * text + 2 * times + 2 * in_shards * (1 + len(self.recipe.sequence.also))
 
     @property
     def task_memory(self) -> int:
@@ -168,11 +176,13 @@ class Plan:
         reading = [reading_memory(self.recipe, source.read) for source in self.everything]
         return max(3 * limits.partition_bytes, 2 * self.recipe.shards.size_limit, *reading)
 
-    def partitions(self, source: SourcePlan) -> int:
-        """Partitions of the source's shuffle, for the estimated tokens."""
-        return exchange.plan_rounds(
-            int(2 * source.token_estimate), self.recipe.limits.partition_bytes
-        ).partitions
+    def shuffled_bytes(self, source: SourcePlan) -> int:
+        """What goes through the source's shuffle, for the estimated tokens."""
+        return int(2 * source.token_estimate)
+
+    def shuffle(self, source: SourcePlan) -> exchange.Rounds:
+        """Partitions and rounds of that."""
+        return exchange.plan_rounds(self.shuffled_bytes(source), self.recipe.limits.partition_bytes)
 
 
 def plan(

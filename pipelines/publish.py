@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import yaml
-from winnow.pipelines import pack
+from winnow.pipelines import lease, pack
 from winnow.pipelines.document_ends import written_inside
 from winnow.pipelines.listings import listing_digest
 from winnow.pipelines.mixing import layout_of
@@ -24,11 +24,11 @@ from winnow.pipelines.mixture_facts import mixture_facts, stream_specs
 from winnow.pipelines.numbers import show_count
 from winnow.pipelines.places import expand
 from winnow.pipelines.planning import Plan, SourcePlan
-from winnow.pipelines.recipe import dump
+from winnow.pipelines.recipe import Recipe, dump
 from winnow.pipelines.records import SCHEMA_VERSION, Record, SchemaError, Stage, identity_of, total
 from winnow.pipelines.source_settings import Read
-from winnow.shards import feed, mds, storage
-from winnow.shards.inputs import relative_pattern
+from winnow.shards import feed, mds, plain_yaml, storage
+from winnow.shards.inputs import InputError, relative_pattern
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import Corpus, SourceRun
@@ -116,6 +116,19 @@ def _rooted(source: SourcePlan) -> Read:
     return read.model_copy(update={"root": source.named, "path": paths, "revision": revision})
 
 
+def check_out(recipe: Recipe, out: str) -> None:
+    """Raises InputError for a place that no trainer reads, and RecipeError for one that is another recipe's."""
+    scheme = out.partition("://")[0]
+    if not storage.is_local(out) and scheme not in feed.REMOTE_SCHEMES:
+        raise InputError(
+            f"--out {out}: mosaicml-streaming cannot read {scheme}://; it reads {', '.join(feed.REMOTE_SCHEMES)}"
+        )
+    name = name_of(out)
+    if name is not None and name != recipe.name:
+        message = f"{out} holds the run {name!r}, not {recipe.name!r}; choose another --out"
+        raise recipe.located(("name",), message)
+
+
 def begin(run: str, plan: Plan) -> None:
     """Make the directory this recipe's, if it is nobody's yet, and keep the hub's commits."""
     place = storage.join(run, "recipe.yaml")
@@ -159,7 +172,7 @@ def _stored_recipe(run: str) -> dict[str, Any]:
     if not storage.exists(place):
         return {}
     try:
-        value = yaml.safe_load(storage.read_bytes(place))
+        value = plain_yaml.load(storage.read_bytes(place))
     except yaml.YAMLError as error:
         raise SchemaError(f"{place} is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(value, dict):
@@ -179,6 +192,7 @@ def publish(corpus: Corpus) -> dict[str, Any]:
         "recipe.yaml": frozen(corpus.plan).encode(),
     }
     manifest = _manifest(corpus) | {"published": {n: hashlib.sha256(d).hexdigest() for n, d in files.items()}}
+    lease.check()
     _put_dropped(corpus)
     for name, data in files.items():
         storage.put_bytes(storage.join(corpus.location, name), data)
@@ -350,7 +364,7 @@ def _streams(corpus: Corpus) -> Iterator[dict[str, Any]]:
             }
 
 
-def _stage_facts(stage: Stage, records: list[Record]) -> dict[str, Any]:
+def _stage_facts(stage: Stage, records: Sequence[Record]) -> dict[str, Any]:
     """A stage with the digest of its records' identities."""
     return {
         "name": stage.name,

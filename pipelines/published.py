@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import orjson
 from winnow.pipelines.records import SCHEMA_VERSION, SchemaError
 from winnow.shards import storage
+
+NAME = re.compile(r"[^./][^/]*")
+"""Of a source, a directory of a stage or a published file: one that begins with a dot would be another place."""
 
 
 def torn(run: str, manifest: dict[str, Any]) -> list[str]:
@@ -18,6 +22,17 @@ def torn(run: str, manifest: dict[str, Any]) -> list[str]:
         return storage.exists(place) and hashlib.sha256(storage.read_bytes(place)).hexdigest() == digest
 
     return [name for name, digest in manifest["published"].items() if not as_written(name, digest)]
+
+
+def check_names(run: str, manifest: dict[str, Any]) -> None:
+    """Raises SchemaError for a manifest that names what is not below RUN."""
+    sources, streams = manifest["sources"], manifest["streams"]
+    names = [value for facts in (*sources, *streams) for value in facts.values() if isinstance(value, str)]
+    names += [name for facts in sources for name in facts["dedup"]]
+    names += [facts["directory"] for facts in manifest["stages"]]
+    for name in [*names, *manifest["published"]]:
+        if not NAME.fullmatch(name) or not name.isprintable():
+            raise SchemaError(f"{run}/manifest.json is damaged: {name!r} is no name of anything in a run")
 
 
 def read_json(run: str, name: str) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from winnow.pipelines.classifier_settings import (
     quality_mistakes,
 )
 from winnow.pipelines.dedup_settings import Dedup, SourceDedup, Step, contradictions, filled, steps_of
-from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown
+from winnow.pipelines.located import Document, Problem, RecipeError, nearest, override, parse, shown, text_of
 from winnow.pipelines.mixture_settings import Mixture, Printed, PrintedRun, Weight, mixture_mistakes
+from winnow.pipelines.recipe_credentials import refuse_credentials
 from winnow.pipelines.schema_errors import refusals
 from winnow.pipelines.source_settings import (
     Bytes,
@@ -237,15 +238,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         path, file = known[recipe], f"{recipe}.yaml"
     else:
         file = recipe
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        column = error.start - error.object.rfind(b"\n", 0, error.start)
-        raise RecipeError([Problem(file, line, column, "the recipe is not UTF-8 text")]) from None
-    except OSError as error:
-        raise RecipeError([Problem(file, 1, 1, f"cannot be read: {error.strerror}")]) from None
-    return read(text, file, overrides)
+    return read(text_of(path, file), file, overrides)
 
 
 def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -253,6 +246,7 @@ def read(text: str, file: str, overrides: Sequence[str] = ()) -> Recipe:
     document = parse(text, file)
     for assignment in overrides:
         override(document, assignment)
+    refuse_credentials(document)
     try:
         recipe = Recipe.model_validate(document.value)
     except pydantic.ValidationError as error:

@@ -6,7 +6,8 @@ going back to old ones finds them done. A task writes its outputs and, last of a
 *identity* (counts, sizes and hashes of outputs) is the same on every attempt; its *measurement* (seconds,
 host, memory) is not, and enters no hash.
 
-What is recorded, and whose outputs have the recorded sizes, is trusted; everything else is redone.
+What is recorded, and whose outputs have the recorded sizes, is trusted; everything else is redone. How records are
+read back, and held: ledger.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,11 @@ def file_hash(path: str) -> str:
     return digest.hexdigest()
 
 
+def record_name(index: int) -> str:
+    """The file of a task's record in its stage's directory."""
+    return f"{RECORDS}/{index:08d}.json"
+
+
 TaskFunction = Callable[[Any, Outputs], dict[str, Any]]
 """Takes a task's specification and where to commit; returns the counts of its record."""
 
@@ -134,7 +139,7 @@ def perform(
     after = resource.getrusage(whose)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record = Record(index, counts, outputs.files, time.perf_counter() - wall, cpu, after.ru_maxrss * 1024)
-    storage.put_bytes(storage.join(location, RECORDS, f"{index:08d}.json"), _encode(record))
+    storage.put_bytes(storage.join(location, record_name(index)), _encode(record))
     return record
 
 
@@ -155,7 +160,8 @@ def _encode(record: Record) -> bytes:
     )
 
 
-def _decode(data: bytes, location: str) -> Record:
+def decode(data: bytes, location: str) -> Record:
+    """A record from its file. Raises SchemaError, ValueError, KeyError, TypeError."""
     value = orjson.loads(data)
     if value.get("schema") != SCHEMA_VERSION:
         raise SchemaError(
@@ -184,33 +190,6 @@ def put_again(place: str, data: bytes) -> None:
     """Put a file that follows from records, unless it is there as it must be: what was damaged is mended."""
     if not storage.exists(place) or storage.read_bytes(place) != data:
         storage.put_bytes(place, data)
-
-
-def completed(location: str) -> dict[int, Record]:
-    """The records of a stage directory whose outputs are there in full, by task index."""
-    sizes = storage.list_files(location)
-    return {
-        index: record
-        for index, record in recorded(location, sizes).items()
-        if all(sizes.get(output) == size for output, (size, _) in record.outputs.items())
-    }
-
-
-def recorded(location: str, sizes: Mapping[str, int] | None = None) -> dict[int, Record]:
-    """The records of a stage directory that can be read, by task index; `sizes` are those of its files."""
-    sizes = storage.list_files(location) if sizes is None else sizes
-    names = [n for n in sizes if n.startswith(RECORDS + "/") and n.endswith(".json")]
-
-    def load(name: str) -> Record | None:
-        place = storage.join(location, name)
-        try:
-            return _decode(storage.read_bytes(place), place)
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            return None
-
-    with ThreadPoolExecutor(8) as pool:
-        records = [r for r in pool.map(load, sorted(names)) if r is not None]
-    return {r.index: r for r in records}
 
 
 def describe(stage: Stage, run: str) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 from winnow.pipelines.numbers import show_bytes
+from winnow.pipelines.terminal import one_line
 
 FORMATS = ("table", "json", "csv", "markdown")
 SHORTEST = 8
@@ -83,14 +84,6 @@ class Grid:
         """The same with some columns, by number."""
         sections = [[[row[i] for i in kept] for row in section] for section in self.sections if section]
         return replace(self, columns=[self.columns[i] for i in kept], sections=sections)
-
-
-def one_line(text: str) -> str:
-    """Text that a terminal shows and does not obey, on one line: blanks for whitespace, other controls as escapes."""
-    return "".join(
-        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
-    )
 
 
 def print_grid(grid: Grid, console: Console) -> None:

@@ -28,6 +28,7 @@ from winnow.pipelines.numbers import show_bytes, show_count
 from winnow.pipelines.records import total
 from winnow.shards import tables
 from winnow.shards.inputs import Split
+from winnow.shards.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
@@ -56,7 +57,7 @@ FEW_EPOCHS = 0.5
 class Choice:
     """The splits of a source that are read: the first `n` of its order."""
 
-    splits: tuple[Split, ...]
+    splits: Sequence[Split]
     """All, in hashed order."""
     ends: np.ndarray
     """int64[splits]: stored bytes up to and with each."""
@@ -104,13 +105,14 @@ class Choice:
         return replace(self, n=min(int(np.searchsorted(ends, need, "left")) + 1, self.n))
 
 
-def hashed_order(splits: Sequence[Split], seed: int) -> tuple[Split, ...]:
+def hashed_order(splits: Sequence[Split], seed: int) -> Sequence[Split]:
     """The splits by hash(seed, first half of the first row's id, where the split begins in that file)."""
-    firsts = [split.pieces[0] for split in splits]
-    half = np.array([p.id_half for p in firsts], np.uint64)
-    start = np.array([p.start for p in firsts], np.uint64)
+    begins = ((split.pieces[0].id_half, split.pieces[0].start) for split in splits)
+    firsts = np.fromiter(begins, [("half", np.uint64), ("start", np.uint64)], len(splits))
+    half, start = firsts["half"].copy(), firsts["start"].copy()
     keys = tables.mix(seed ^ SPLIT_SEED, half, start)
-    return tuple(splits[i] for i in np.lexsort((start, half, keys)))
+    order = np.lexsort((start, half, keys))
+    return splits.taken(order) if isinstance(splits, OnDemand) else tuple(splits[i] for i in order)
 
 
 def expected(source: Source, splits: Sequence[Split], seed: int, token_estimate: float) -> Choice | None:
@@ -121,7 +123,7 @@ def expected(source: Source, splits: Sequence[Split], seed: int, token_estimate:
     if source.sample is None and source.tokens is None:
         return None
     order = hashed_order(splits, seed)
-    ends = np.cumsum([split.cost for split in order], dtype=np.int64)
+    ends = np.cumsum(np.fromiter((split.cost for split in order), np.int64, len(order)))
     everything = Choice(order, ends, len(order))
     if source.sample is not None:
         # As the recipe has it: 0.07 of 100 bytes is 7, though the product of floats is more.

@@ -26,9 +26,9 @@ from winnow.pipelines.clustering import VERSION as CLUSTERING_VERSION
 from winnow.pipelines.clustering import clusters, directories
 from winnow.pipelines.device import CPU, TORCH_BYTES, Device
 from winnow.pipelines.engine import Done, Engine, Request, Work
-from winnow.pipelines.exchanges import Part, further_rounds, round_stages
+from winnow.pipelines.exchanges import Parts, further_rounds, round_stages
 from winnow.pipelines.homing import Home, plan_home
-from winnow.pipelines.jobs import Task
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Stage
 from winnow.pipelines.semantic_compare import CLUSTERED, PairsSpec, RunsSpec, pairs_task, runs_task
@@ -98,7 +98,7 @@ def _compare(
     seed: int,
     device: Device,
     home: Home,
-) -> Work[list[list[Part]]]:
+) -> Work[Parts]:
     """Cluster the documents and compare them; returns what each task of the scores reads."""
     fitted = yield from clusters(engine, "semantic", label, inputs, upstream, settings, seed, device)
     facts = fitted.records[0].counts
@@ -129,14 +129,16 @@ def _compare(
     greedy = settings.eps if settings.greedy else None
     compared_by: dict[str, Any] = {**home.identity, "greedy": greedy}
     pairs = Stage(f"semantic-pairs.{label}", VERSION, compared_by, (scattered[-1].directory,))
+
+    def pairs_spec(p: int) -> PairsSpec:
+        mine = tuple(parts[p])
+        return PairsSpec(p, mine, dimensions, greedy, home.bounds_first, partition_bytes, device.torch)
+
     tasks = []
     for p in range(rounds.partitions):
-        pairs_spec = PairsSpec(
-            p, tuple(parts[p]), dimensions, greedy, home.bounds_first, partition_bytes, device.torch
-        )
-        documents = sum(run.partition_bytes[part] for run, part in parts[p]) // row_bytes
+        documents = int(parts.sizes(p).sum(dtype="int64")) // row_bytes
         memory = TORCH_BYTES + 4 * partition_bytes + 24 * documents
-        tasks.append(device.task(p, pairs_task, pairs_spec, memory))
+        tasks.append(device.task(p, pairs_task, Later(pairs_spec, p), memory))
     first = yield Request(pairs, tasks)
     stages = round_stages(pairs, home.rounds, partition_bytes)
     return (yield from further_rounds(first, stages, FOUND, home.rounds, home.bounds, partition_bytes))

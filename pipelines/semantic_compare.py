@@ -11,11 +11,10 @@ largest cluster. A cluster whose documents are more than `partition_bytes` passe
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from winnow.filters.torch_threads import one_thread
@@ -24,7 +23,7 @@ from winnow.pipelines.exchanges import Part, Wire, read_blocks, write_run
 from winnow.pipelines.records import Outputs
 from winnow.pipelines.semantic_scores import FOUND, NONE
 from winnow.pipelines.vectors import BATCH_ROWS, VECTORS, Embedded, vector_batches
-from winnow.shards import tables
+from winnow.shards import scratch, tables
 
 ORDER_SEED = 0x6F72646572
 CLUSTERED = Wire(
@@ -186,7 +185,7 @@ def whole_clusters(spec: PairsSpec) -> Iterator[tuple[np.ndarray, np.ndarray, np
     half = max(1, spec.limit // 2)
     rows, vectors = np.empty(0, CLUSTERED.dtype), np.empty((0, spec.dimensions), VECTORS)
     large: _Large | None = None
-    with ExitStack() as scratch:
+    with ExitStack() as files:
         for block, payload, _ in read_blocks(spec.parts, CLUSTERED, half):
             assert payload is not None
             fresh = payload.reshape(len(block), spec.dimensions)
@@ -204,8 +203,8 @@ def whole_clusters(spec: PairsSpec) -> Iterator[tuple[np.ndarray, np.ndarray, np
                 yield rows[:last], vectors[:last], _edges(rows["cluster"][:last])
             rows, vectors = rows[last:], vectors[last:]
             if rows.nbytes + vectors.nbytes > half:
-                files = [scratch.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
-                large = _Large(int(rows["cluster"][0]), spec.dimensions, files[0], files[1])
+                of_rows, of_vectors = (files.enter_context(scratch.nameless()) for _ in range(2))
+                large = _Large(int(rows["cluster"][0]), spec.dimensions, of_rows, of_vectors)
                 large.add(rows, vectors)
                 rows, vectors = rows[:0].copy(), vectors[:0].copy()
         if large is not None:
@@ -224,8 +223,8 @@ class _Large:
 
     cluster: int
     dimensions: int
-    rows: IO[bytes]
-    vectors: IO[bytes]
+    rows: BinaryIO
+    vectors: BinaryIO
 
     def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:
         rows.tofile(self.rows)

@@ -13,14 +13,15 @@ Memory: `partition_bytes` of tokens and rows, about three times.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.records import Outputs, Record, Stage
 from winnow.shards import exchange, storage, tables
 
@@ -146,7 +147,7 @@ class Shuffled:
     """uint64[partitions - 1], over keys."""
     train_partitions: int
 
-    def split(self, which: str) -> list[Record]:
+    def split(self, which: str) -> Sequence[Record]:
         """The records of the partitions of `train` or `val`, in order."""
         records = self.done.records
         return records[: self.train_partitions] if which == "train" else records[self.train_partitions :]
@@ -180,5 +181,9 @@ def shuffle(
     first = yield Request(scatter, tasks)
     wire = Wire(ROUTED, FIELDS, np.dtype(dtype))
     parts = yield from further_rounds(first, scattered[1:], wire, rounds, bounds, partition_bytes)
-    gathers = [Task(p, gather_task, GatherSpec(p, tuple(parts[p]), dtype)) for p in range(rounds.partitions)]
+
+    def gather(p: int) -> GatherSpec:
+        return GatherSpec(p, tuple(parts[p]), dtype)
+
+    gathers = [Task(p, gather_task, Later(gather, p)) for p in range(rounds.partitions)]
     return Shuffled((yield Request(final, gathers)), bounds, train)

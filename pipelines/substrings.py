@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from winnow.filters.substring_settings import Substrings
-from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import (
     Part,
@@ -41,6 +40,7 @@ from winnow.pipelines.exchanges import (
     write_run,
 )
 from winnow.pipelines.homing import VERDICTS, WIDEST, Home, aligned, verdict_rows
+from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.recipe import Limits
 from winnow.pipelines.records import Outputs, Stage, total
 from winnow.pipelines.standing import Standing, Texts, cut_texts, texts_of, write_verdicts
@@ -284,7 +284,7 @@ class _Search:
         scatter: Callable[[np.ndarray], list[Task]],
         cells: int,
         upstream: tuple[str, ...],
-    ) -> Work[tuple[Done, list[list[Part]], Stage]]:
+    ) -> Work[tuple[Done, Sequence[list[Part]], Stage]]:
         """Carry out one round over about so many cells: (what judged them, answers for each block, where they lie).
 
         scatter : makes the tasks, of where their runs are to be divided.
@@ -302,8 +302,12 @@ class _Search:
         stages = [Stage(f"substrings-{kind}-judged.{self.label}", VERSION, self.home.identity, above)]
         stages += round_stages(stages[0], self.home.rounds, most)
         coarse = self.home.bounds_first
-        specs = [JudgeSpec(p, tuple(mine), coarse, most) for p, mine in enumerate(parts)]
-        first = yield Request(stages[0], [Task(s.index, judge_task, s) for s in specs])
+
+        def judge_spec(p: int) -> JudgeSpec:
+            return JudgeSpec(p, tuple(parts[p]), coarse, most)
+
+        tasks = [Task(p, judge_task, Later(judge_spec, p)) for p in range(len(parts))]
+        first = yield Request(stages[0], tasks)
         answers = yield from further_rounds(
             first, stages[1:], ANSWERS, self.home.rounds, self.home.bounds, most
         )
@@ -318,13 +322,14 @@ class _Search:
         ]
         return [Task(s.index, anchors_task, s) for s in specs]
 
-    def divisions(self, bounds: np.ndarray, step: int, answers: list[list[Part]]) -> list[Task]:
+    def divisions(self, bounds: np.ndarray, step: int, answers: Sequence[list[Part]]) -> list[Task]:
         """The tasks of a further round, which divides the open cells of each block."""
-        specs = [
-            ScatterSpec(i, self.numbered(a, b), self.length, bounds, self.run_rows, step, tuple(answers[i]))
-            for i, (a, b) in enumerate(self.home.blocks)
-        ]
-        return [Task(s.index, divide_task, s) for s in specs]
+
+        def divide_spec(i: int) -> ScatterSpec:
+            mine, there = self.numbered(*self.home.blocks[i]), tuple(answers[i])
+            return ScatterSpec(i, mine, self.length, bounds, self.run_rows, step, there)
+
+        return [Task(i, divide_task, Later(divide_spec, i)) for i in range(len(self.home.blocks))]
 
     @property
     def run_rows(self) -> int:
@@ -358,7 +363,7 @@ def deduplicate(
     sizes = [round(i.bytes_left * anchors_per_byte(length)) for i in inputs]
     scatter = partial(search.anchors, sizes=sizes)
     first, answers, stage = yield from search.round("anchors", scatter, sum(sizes), directories)
-    known = answers
+    known = [answers]
     for kind, step in zip(("cells", "windows"), steps_of(length), strict=True):
         n_open, windows = total(first.records, "open"), total(first.records, "windows")
         if not n_open:
@@ -366,7 +371,10 @@ def deduplicate(
         scatter = partial(search.divisions, step=step, answers=answers)
         cells = windows // step + n_open
         first, answers, stage = yield from search.round(kind, scatter, cells, (stage.directory,))
-        known = [a + b for a, b in zip(known, answers, strict=True)]
+        known.append(answers)
 
-    specs = [CutSpec(tuple(known[i]), search.numbered(a, b), length) for i, (a, b) in enumerate(home.blocks)]
-    return (yield Request(final, [Task(i, cut_task, spec) for i, spec in enumerate(specs)]))
+    def cut_spec(i: int) -> CutSpec:
+        mine = tuple(part for found in known for part in found[i])
+        return CutSpec(mine, search.numbered(*home.blocks[i]), length)
+
+    return (yield Request(final, [Task(i, cut_task, Later(cut_spec, i)) for i in range(len(home.blocks))]))

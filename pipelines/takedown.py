@@ -160,8 +160,7 @@ def rows_name(split: str) -> str:
 def same_file(source: str, target: str) -> None:
     """Publish a finished file under a second name, in one step: a hard link where there are some, else a copy."""
     if not storage.is_local(target):
-        fs, old = storage.filesystem(source)
-        fs.cp_file(old, storage.filesystem(target)[1])
+        storage.copy(source, target)
         return
     path = Path(storage.local_path(target))
     path.parent.mkdir(parents=True, exist_ok=True)

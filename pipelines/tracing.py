@@ -28,10 +28,11 @@ from winnow.pipelines.documents import name
 from winnow.pipelines.engine import Done
 from winnow.pipelines.exclude import Ids, ids_place
 from winnow.pipelines.finished import FinishedRun, UnknownError
+from winnow.pipelines.ledger import completed
 from winnow.pipelines.pack import SPLITS, stage_name, windows_name
 from winnow.pipelines.packings import Packing
 from winnow.pipelines.published_samples import Samples
-from winnow.pipelines.records import completed, put_again
+from winnow.pipelines.records import put_again
 from winnow.pipelines.split_rows import readable
 from winnow.shards import mds_layout, packed_rows, storage, tables, token_stream
 from winnow.shards.interleave import MixedOrder

@@ -137,9 +137,9 @@ class TrainingRun:
 
     @cached_property
     def _blocks(self) -> Mapping[str, Any]:
-        import yaml
+        from winnow.shards import plain_yaml
 
-        return yaml.safe_load(storage.read_bytes(self.streams_yaml))
+        return plain_yaml.load(storage.read_bytes(self.streams_yaml))
 
     def dataset(self, split: str) -> Mapping[str, Any]:
         """The `dataset` of a split's block. Raises TrainInputError where `streams.yaml` has none."""

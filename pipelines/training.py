@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.models import FILE, Models
 from winnow.pipelines.planning import Plan, training_memory
 from winnow.pipelines.records import Outputs, Stage
+from winnow.shards import scratch
 
 VERSION = 1
 LABELS = {"positive": classifier_training.POSITIVE, "negative": classifier_training.NEGATIVE}
@@ -45,7 +45,7 @@ class TrainingSpec:
 def training_task(spec: TrainingSpec, outputs: Outputs) -> dict[str, Any]:
     """Train a classifier and test it; returns how many examples there were of each label, and the model's sha256."""
     newlines = spec.options.newlines
-    with tempfile.TemporaryDirectory(prefix="winnow-classifier-") as folder:
+    with scratch.folder() as folder:
         files = []
         for label, samples in spec.samples.items():
             files.append(os.path.join(folder, f"{label}.txt"))

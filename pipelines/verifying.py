@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from winnow.pipelines.finished import FinishedRun
-from winnow.pipelines.records import Record, identity_of, recorded
+from winnow.pipelines.ledger import recorded
+from winnow.pipelines.records import Record, identity_of
 from winnow.pipelines.takedown import rows_name
 from winnow.shards import mds, storage
 
@@ -46,7 +47,13 @@ def _stream_problems(
 ) -> Iterator[str]:
     stage = storage.join(run.location, "stages", facts["directory"])
     written = [r for r in records if r.counts["entry"] is not None]
-    yield from _index_problems(facts, [r.counts["entry"] for r in written], stage, label)
+    entries = [r.counts["entry"] for r in written]
+    yield from _index_problems(facts, entries, stage, label)
+    try:
+        mds.read_index(mds.index_json(entries))
+    except ValueError as error:
+        yield f"{label}: by the records of its stage: {error}"
+        return
     if facts["directory"].startswith("takedown"):
         yield from _left_problems(stage, facts["split"], records, label)
     for record in written:

@@ -59,11 +59,12 @@ def _parse(row: Row, settings: ReadSettings) -> None:
         value = columns.get(name)
         if isinstance(value, str | bytes):
             try:
-                columns[name] = json_rows.value(value)
+                columns[name] = json_rows.value(value, json_rows.most_memory(settings.max_document_bytes))
                 if settings.key and settings.key.startswith(f"{name}."):
                     json_rows.restore_key(columns[name], settings.key.removeprefix(f"{name}."), value)
-            except json_rows.RowError:
-                row.reason, row.raw, row.columns = "wrong-type", _bytes(value)[:RAW_KEPT], None
+            except json_rows.RowError as error:
+                row.reason = "too-large" if error.reason == "too-large" else "wrong-type"
+                row.raw, row.columns = _bytes(value[:RAW_KEPT])[:RAW_KEPT], None
                 return
 
 

@@ -75,17 +75,18 @@ def coarse_bounds(bounds: np.ndarray, fanouts: Sequence[int], round_: int) -> np
     return bounds[step - 1 :: step]
 
 
-def group_by_bytes(sizes: Sequence[int], limit: int, most: int = 1000) -> list[tuple[int, int]]:
+def group_by_bytes(sizes: Sequence[int] | np.ndarray, limit: int, most: int = 1000) -> list[tuple[int, int]]:
     """Ranges of consecutive inputs that hold about `limit` bytes, and at most `most` inputs, each."""
+    n = len(sizes)
+    ends = np.zeros(n + 1, np.int64)
+    np.cumsum(np.asarray(sizes, np.int64), out=ends[1:])
     out: list[tuple[int, int]] = []
-    start, held = 0, 0
-    for i, size in enumerate(sizes):
-        if i > start and (held + size > limit or i - start == most):
-            out.append((start, i))
-            start, held = i, 0
-        held += size
-    if len(sizes) > start:
-        out.append((start, len(sizes)))
+    start = 0
+    while start < n:
+        fits = int(np.searchsorted(ends, ends[start] + limit, "right")) - 1
+        stop = min(max(fits, start + 1), start + most, n)
+        out.append((start, stop))
+        start = stop
     return out
 
 

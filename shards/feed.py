@@ -242,10 +242,14 @@ def open_dataset(
 
     Its samples are {"tokens": uint16 or uint32 [seq_len], read-only}; cast a copy to int64 for torch. With the column
     `loss_mask` there is that, too: uint8 [seq_len], 1 for a token to train on.
-    Raises ValueError for a split, packing or file that is not one, ImportError without the `train` extra,
-    and what StreamingDataset raises, TypeError for an unknown setting among it.
+    Raises ValueError for a split, packing or file that is not one, and for a block that allows pickles,
+    ImportError without the `train` extra, and what StreamingDataset raises, TypeError for an unknown setting among it.
     """
     dataset = _dataset(os.fspath(streams_yaml), split, packing)
+    if dataset.get("allow_unsafe_types"):
+        raise ValueError(
+            f"{streams_yaml} allows shards that run code when they are read (pickles); Winnow publishes none"
+        )
     streaming = import_streaming()
     streams = [streaming.Stream(**stream) for stream in dataset["streams"].values()]
     left_out = ("streams", *_TRAINER_ONLY)
@@ -303,11 +307,11 @@ def _loader(dataset: dict[str, Any], *, drop_last: bool) -> dict[str, Any]:
 
 def _dataset(streams_yaml: str, split: str, packing: str | int | None) -> Mapping[str, Any]:
     """The dataset of one block of a file."""
-    import yaml
+    from winnow.shards import plain_yaml
 
     if split not in _LOADERS:
         raise ValueError(f"split must be 'train' or 'val', not {split!r}")
-    content = yaml.safe_load(storage.read_bytes(streams_yaml))
+    content = plain_yaml.load(storage.read_bytes(streams_yaml))
     if not isinstance(content, dict):
         raise ValueError(f"{streams_yaml} has no {_LOADERS[split]!r} with a dataset")
     blocks: Any = content

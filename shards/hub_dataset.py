@@ -204,8 +204,9 @@ def rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
         if table is None:
             break
         for batch in pa.table(table).combine_chunks().to_batches():
-            yield from _rows_of(batch, position, piece, settings)
-            position += batch.num_rows
+            for part in parquet_rows.slices(batch):
+                yield from _rows_of(part, position, piece, settings)
+                position += part.num_rows
     _check_unchanged(piece, shard)
 
 
@@ -213,7 +214,7 @@ def _rows_of(batch: pa.RecordBatch, first: int, piece: Piece, settings: ReadSett
     names = batch.schema.names
     if settings.compose is None and not {settings.text, settings.text.split(".")[0]} & set(names):
         raise InputError(f"{piece.path}: no column {settings.text!r}; it has {', '.join(map(repr, names))}")
-    yield from parquet_rows.rows_of(first, batch)
+    yield from parquet_rows.rows_of(first, batch, settings)
 
 
 def _check_unchanged(piece: Piece, shard: Shard) -> None:

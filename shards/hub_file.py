@@ -1,19 +1,14 @@
 """How is a file on the Hugging Face hub read, whatever the network does?
 
-By ranges over HTTP, READ_AHEAD bytes ahead at most. After a busy answer, silence or a cut connection it goes on at the
+By ranges over HTTP (ranged_file.py). After a busy answer, silence or a cut connection it goes on at the
 byte that was reached; a body that is too short is never taken for the end of the file, and bytes of another version
 are never taken for this one's.
-
-Memory: READ_AHEAD bytes a file, or one longer read.
 """
 
 from __future__ import annotations
 
-import io
-import os
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -30,84 +25,25 @@ from winnow.shards.hub_requests import (
     send,
 )
 from winnow.shards.inputs import InputError
+from winnow.shards.ranged_file import RangedFile
 
-READ_AHEAD, FIRST_READ = 8 << 20, 1 << 20
-"""Bytes of a request: the first after a jump, and the most when a file is read on and on."""
 MOST_SKIPPED = 64 << 20
 """Bytes that are read past, of a server that sends the whole of a file where a part was asked for."""
 
 
-class HubFile(io.RawIOBase):
+class HubFile(RangedFile):
     """A file on the hub; `read` gives all the bytes that are asked for but at the end."""
 
     def __init__(self, location: str):
-        super().__init__()
         self.location = location
         self.where = place(location)
         self.facts = hub.facts(location)
-        self.position = 0
-        self.start = 0
-        self.block = b""
-        """What was read ahead, from `start` on."""
-        self.ahead = FIRST_READ
+        super().__init__(self.facts.size)
         self.stored: str | None = None
         """Where the hub sends readers of this file; such addresses hold for a while."""
         self.stored_etag: str | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.facts.size
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.facts.size}[whence]
-        if position < 0:
-            raise ValueError(f"there is no byte {position}")
-        self.position = position
-        return position
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:
-        return self.read(-1)
-
-    def read(self, size: int | None = -1) -> bytes:
-        stop = self.facts.size
-        if size is not None and size >= 0:
-            stop = min(stop, self.position + size)
-        if stop <= self.position:
-            return b""
-        at = self.position - self.start
-        out = self.block[at : at + stop - self.position] if at >= 0 else b""
-        self.position += len(out)
-        if self.position < stop:
-            out += self._read_on(stop)
-            self.position = stop
-        return out
-
-    def _read_on(self, stop: int) -> bytes:
-        """The bytes up to `stop` that the block has not; what comes behind them is read ahead."""
-        goes_on = self.block and self.position == self.start + len(self.block)
-        self.ahead = min(2 * self.ahead, READ_AHEAD) if goes_on else FIRST_READ
-        wanted = stop - self.position
-        data = self._fetch(self.position, min(self.facts.size, self.position + max(wanted, self.ahead)))
-        self.start, self.block = self.position, data
-        if wanted >= READ_AHEAD:  # a long read is its reader's, not kept here as well
-            self.start, self.block = stop, data[wanted:]
-        return data[:wanted]
-
-    def _fetch(self, start: int, stop: int) -> bytes:
+    def fetch(self, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop`, however often the connection is cut."""
         data = bytearray()
         waiting = Waiting(self.location)

@@ -1,37 +1,25 @@
-"""Which files does a source consist of, and how are they cut into splits?
+"""Which files does a source consist of?
 
-A split is the unit of work: a run of small files, a byte range of a large plain text file, or a
-row-group range of a large Parquet file. Cutting depends on the files and the settings alone, never
-on workers, and ids are the same however a file is cut: the first half of an id is
-xxh3-64(source ␀ path relative to the root), the second the row's position in its file.
-Letters: a *piece* is the part of one file that belongs to one split.
+A split (splits.py) is the unit of work, a *piece* the part of one file that belongs to one split. Ids are the same
+however a file is cut: the first half of an id is xxh3-64(source ␀ path relative to the root), the second the row's
+position in its file.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
 from winnow.shards import storage
-from winnow.shards.rows import ARCHIVES
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
 NOT_READ = (".br", ".7z", ".rar", ".lzma", ".lz", ".Z", ".tar.lz4", ".tbz2", ".txz", ".tzst")
 """Suffixes of what would only be garbage if it were read as text."""
-OF_ARCHIVES = ("text", "code", "arxiv")
-"""Formats that read files of files (`rows.ARCHIVES`)."""
 DANGLING = "dangling"
-FINGERPRINTS = ("ETag", "etag", "md5Hash", "blob_id", "sha256", "checksum", "mtime", "modified", "LastModified",
-                "last_modified", "last_commit", "updated", "created")  # fmt: skip
-"""What the listings of local disks, S3, GCS, Azure, the hub and memory call a file's version."""
-FILES_PER_SPLIT = 4096
-"""Bounds a split of tiny files, whose cost is in opening them (ours: about a second)."""
 SHARDS = "shards://"
 """Begins the location of a data set's shard, which hub_dataset.py reads and checks itself."""
 WILDCARD = re.compile(r"[*?\[]")
@@ -218,17 +206,14 @@ def _walk_remote(root: str, prefix: str, depth: int | None) -> Iterator[tuple[st
 
         yield from hub.walk(root, prefix, depth)
         return
-    fs, base = storage.filesystem(root)
-    base = base.rstrip("/")
-    protocol = root.split("://", 1)[0]
+    from winnow.shards import object_store
+
+    # A path of a source is seen from the root, and so is its depth.
     below = None if depth is None else depth - (prefix.count("/") + 1 if prefix else 0)
-    try:
-        listing = fs.find(f"{base}/{prefix}" if prefix else base, maxdepth=below, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for full, facts in listing.items():
-        location = f"{protocol}://{full.lstrip('/')}"
-        yield full[len(base) + 1 :], location, int(facts["size"]), fingerprint(facts)
+    for path, location, size, mark in object_store.walk(
+        storage.join(root, prefix) if prefix else root, below
+    ):
+        yield f"{prefix}/{path}" if prefix else path, location, size, mark
 
 
 def check_unchanged(piece: Piece) -> None:
@@ -244,22 +229,11 @@ def check_unchanged(piece: Piece) -> None:
         facts_there = hub.facts(piece.location)
         size, mark = facts_there.size, facts_there.fingerprint
     else:
-        fs, path = storage.filesystem(piece.location)
-        fs.invalidate_cache(path)
-        facts = fs.info(path)
-        size, mark = int(facts["size"]), fingerprint(facts)
+        from winnow.shards import object_store
+
+        size, mark = object_store.identity(piece.location)
     if (size, mark) != (piece.file_size, piece.fingerprint):
         raise InputError(f"{piece.path}: changed since the run was planned; run again")
-
-
-def fingerprint(facts: dict) -> str:
-    """What an object store's listing knows about a file's content; "size" where it knows no more than that."""
-    for key in FINGERPRINTS:
-        if (value := facts.get(key)) is not None:
-            # A listing and a single look-up may give the same time as a number and as a datetime.
-            value = value.timestamp() if hasattr(value, "timestamp") else value
-            return f"{key}:{value}".replace('"', "")
-    return "size"
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
@@ -309,91 +283,6 @@ def _no_match(source: str, root: str, patterns: Sequence[str]) -> str:
 
 def _names(root: str) -> list[str]:
     """Of the files that lie in a directory itself."""
-    if root.startswith(storage.HUB):
+    if not storage.is_local(root):
         return [path for path, *_ in _walk_remote(root, "", 1)]
-    fs, base = storage.filesystem(root)
-    return [e["name"].rsplit("/", 1)[-1] for e in fs.ls(base, detail=True) if e["type"] == "file"]
-
-
-def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int) -> list[Split]:
-    """Cut a listing into splits of about `split_bytes` stored bytes, in file order.
-
-    Large plain JSONL files are cut by byte range, large Parquet files by row groups, and WARC files where their
-    records can be told apart; other compressed files, text files and archives are whole. Parquet footers of large
-    files are read, a few at a time. Raises InputError for an archive in a format that does not look into one.
-    """
-    for file in files:
-        if file.path.endswith(ARCHIVES) and format_ not in OF_ARCHIVES:
-            raise InputError(
-                f"source {source!r}: {file.path}: archives are read with format: text or code, not {format_}"
-            )
-    large = [i for i, f in enumerate(files) if f.size > split_bytes]
-    ranges: dict[int, list[tuple[int, int, int]]] = {}
-    if format_ == "jsonl":
-        for i in large:
-            if files[i].compression is None:
-                ranges[i] = byte_ranges(files[i].size, split_bytes)
-    elif format_ == "parquet":
-        with ThreadPoolExecutor(8) as pool:
-            sizes = pool.map(lambda i: _row_group_bytes(source, files[i]), large)
-            for i, groups in zip(large, sizes, strict=True):
-                ranges[i] = group_ranges(groups, split_bytes)
-    elif format_ in ("warc", "wet"):
-        from winnow.shards.warc import ranges as record_ranges
-
-        for i in large:
-            ranges[i] = record_ranges(files[i].location, files[i].size, split_bytes)
-    splits: list[Split] = []
-    pending: list[Piece] = []
-    held = 0
-
-    def close() -> None:
-        nonlocal pending, held
-        if pending:
-            splits.append(Split(len(splits), tuple(pending)))
-        pending, held = [], 0
-
-    for i, file in enumerate(files):
-        half = file.id_half(source)
-        for start, stop, size in ranges.get(i, [(0, -1, file.size)]):
-            if (held and held + size > split_bytes) or len(pending) == FILES_PER_SPLIT:
-                close()
-            pending.append(
-                Piece(i, file.location, file.path, half, size, start, stop, file.size, file.fingerprint)
-            )
-            held += size
-    close()
-    return splits
-
-
-def byte_ranges(size: int, split_bytes: int) -> list[tuple[int, int, int]]:
-    """Equal byte ranges (start, stop, bytes) of at most `split_bytes`; the last stop is -1."""
-    n = -(-size // split_bytes)
-    edges = [size * k // n for k in range(n + 1)]
-    return [(a, b if k + 1 < n else -1, b - a) for k, (a, b) in enumerate(itertools.pairwise(edges))]
-
-
-def group_ranges(groups: Sequence[int], split_bytes: int) -> list[tuple[int, int, int]]:
-    """Ranges (first group, one past the last, bytes) of consecutive row groups of about `split_bytes`."""
-    out: list[tuple[int, int, int]] = []
-    start, held = 0, 0
-    for g, size in enumerate(groups):
-        if held and held + size > split_bytes:
-            out.append((start, g, held))
-            start, held = g, 0
-        held += size
-    out.append((start, len(groups), held))
-    return out
-
-
-def _row_group_bytes(source: str, file: InputFile) -> list[int]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with storage.open_input(file.location) as handle:
-            meta = pq.ParquetFile(handle).metadata
-            groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
-            return [sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"source {source!r}: {file.path}: not a readable Parquet file ({error})") from error
+    return [entry.name for entry in os.scandir(storage.local_path(root)) if entry.is_file()]

@@ -7,11 +7,14 @@ null there, and an integer beyond 64 bits a float, as orjson reads it. A row of 
 taken for broken.
 
 Memory: a line of at most `longest` bytes, and what parsing makes of it: as much again for the parser, one,
-two or four bytes a character for the string.
+two or four bytes a character for strings, some 200 bytes for each of the other values. What that comes to is
+estimated before a line is parsed (`parsed_bytes`), and a line that would take more than `most_memory` is too large:
+250 MB of `0,0,0,…` would be more than 4 GB of numbers, and 250 MB of ASCII with one emoji 1 GB of characters.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -25,6 +28,19 @@ six, and there are other columns. Ours."""
 DEEPEST = 254
 """Levels of lists and objects; what orjson writes."""
 
+PARSED = 12
+"""Bytes of memory that a line may take while it is parsed, for each byte of the largest document: one of that size
+with an emoji takes six. Ours."""
+PARSED_LEAST = 64 << 20
+VALUE = 200
+"""Bytes of a value or a member: orjson 3.11 and Python 3.11 take 85 for an empty object in a list, 30 for a number,
+160 to 210 for a member with a number (measured)."""
+LINE_START = 1 << 16
+"""Bytes that are kept of a line that is too long."""
+# The second alternative ends a string that nothing ends, so that no byte is looked at twice.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_WIDE = re.compile(rb"[\xf0-\xf7]|\\u[dD][89abAB]")
+
 
 class RowError(Exception):
     """A row that is no document."""
@@ -35,11 +51,12 @@ class RowError(Exception):
 
 def lines(
     file: BinaryIO, compression: str | None, start: int, stop: int, longest: int
-) -> Iterator[tuple[int, bytes | bytearray | None, int]]:
+) -> Iterator[tuple[int, bytes | bytearray, int]]:
     """Yield (offset, line, bytes) of the lines that begin in [start, stop); blank lines are passed over.
 
-    Offsets are bytes of the decompressed stream; `stop` -1 is the end. A line longer than `longest`
-    comes as None, in bounded memory. Raises what decompress.blocks raises, after the last whole line.
+    Offsets are bytes of the decompressed stream; `stop` -1 is the end. Of a line longer than `longest` only the
+    first `LINE_START` bytes come: a line that is shorter than its bytes. Raises what decompress.blocks raises,
+    after the last whole line.
     """
     # A range that does not start the file begins inside, or just after, a line of the range before:
     # reading from one byte earlier makes both cases the same.
@@ -55,7 +72,7 @@ def lines(
             if skipping:
                 skipping = False
             elif size > longest:
-                yield offset, None, size
+                yield offset, _start(carried, part, longest), size
             elif size:
                 line = _joined(carried, part)
                 carried = bytearray()
@@ -69,12 +86,19 @@ def lines(
         if carried_bytes <= longest and not skipping:
             carried += parts[-1]
         else:
-            carried = bytearray()
+            carried = _start(carried, parts[-1], longest)
     if carried_bytes and not skipping and not (stop >= 0 and offset >= stop):
         if carried_bytes > longest:
-            yield offset, None, carried_bytes
+            yield offset, _start(carried, b"", longest), carried_bytes
         elif not carried.isspace():
             yield offset, carried, carried_bytes
+
+
+def _start(carried: bytearray, part: bytes, longest: int) -> bytearray:
+    """What is kept of a line that is too long."""
+    kept = min(LINE_START, longest)
+    start = carried[:kept]
+    return start + part[: kept - len(start)]
 
 
 def _joined(carried: bytearray, part: bytes) -> bytes | bytearray:
@@ -88,7 +112,7 @@ def document(
     line: bytes | bytearray, text_column: str, key_column: str | None, max_bytes: int
 ) -> tuple[bytes, str | None, bytes | None]:
     """The text as UTF-8, the key, and the other columns as JSON (None without any). Raises RowError."""
-    row = columns(line)
+    row = columns(line, most_memory(max_bytes))
     if text_column not in row:
         raise RowError("missing-column")
     data = checked(row.pop(text_column), max_bytes)
@@ -175,28 +199,67 @@ def _utf8(text: str) -> bytes:
         raise RowError("surrogate") from None
 
 
-def columns(line: bytes | bytearray) -> dict[str, Any]:
+def columns(line: bytes | bytearray, most: int) -> dict[str, Any]:
     """A line's columns by name. Raises RowError."""
-    row = value(line)
+    row = value(line, most)
     if not isinstance(row, dict):
         raise RowError("not-an-object")
     return row
 
 
-def value(data: bytes | bytearray | str) -> Any:
-    """What a piece of JSON says. Raises RowError."""
+def value(data: bytes | bytearray | str, most: int) -> Any:
+    """What a piece of JSON says. Raises RowError, `too-large` for one that takes more than `most` bytes of memory."""
+    if len(data) * (VALUE + 6) > most and parsed_bytes(data, most) > most:
+        raise RowError("too-large")
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return _read_slowly(data)
+        pass  # the error holds a copy of the line
+    return _read_slowly(data)
+
+
+def most_memory(max_bytes: int) -> int:
+    """Bytes of memory that a row may take where the largest document has `max_bytes`."""
+    return max(PARSED * max_bytes, PARSED_LEAST)
+
+
+def parsed_bytes(data: bytes | bytearray | str, most: int) -> int:
+    """Bytes of memory that a piece of JSON takes while it is parsed, itself and the parser's copy too; estimated.
+
+    Values are counted, by what stands before them outside strings, until they take more than `most`.
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")
+    escapes = data.count(b"\\")
+    wide = data.count(b"\\u")
+    width = 1 if data.isascii() and not wide else 4 if _WIDE.search(data) else 2
+    strings = 2 * len(data) + width * max(len(data) - escapes - 4 * wide, 0)
+    values = data.count(b",") + data.count(b"[") + data.count(b"{")
+    if strings + VALUE * values > most:
+        values = _values(data, max(most - strings, 0) // VALUE)
+    return strings + VALUE * values
+
+
+def _values(data: bytes | bytearray, most: int) -> int:
+    """Values in JSON; where there are more than `most`, some number beyond it."""
+    found = at = 0
+    for string in _STRING.finditer(data):
+        start, stop = string.span()
+        found += data.count(b",", at, start) + data.count(b"[", at, start) + data.count(b"{", at, start)
+        if found > most:
+            return found
+        at = stop
+    return found + data.count(b",", at) + data.count(b"[", at) + data.count(b"{", at)
 
 
 def _read_slowly(data: bytes | bytearray | str) -> Any:
     import json
 
     try:
-        return json.loads(data if isinstance(data, str) else data.decode())
+        text = data if isinstance(data, str) else data.decode()
     except UnicodeDecodeError:
         raise RowError("utf8") from None
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError):
         raise RowError("json") from None

@@ -17,13 +17,15 @@ the others of rows that are quarantined as malformed.
 
 Memory: one batch (`BATCH_BYTES` of text, keys and other columns, or `BATCH_ROWS` rows, plus one document of at most
 `max_document_bytes` and its other columns) and one decompression block; JSON adds the line and what parsing makes of it
-(json_rows.py; 3 bytes a byte of a long ASCII line), Parquet Arrow's buffers for `PARQUET_ROWS` rows.
+(`json_rows.most_memory` bytes at most, 12 for each byte of the largest document), Parquet what parquet_rows.py says:
+three times its `PAGE_BYTES`. A row that would take more is set aside as too large, without being held, and of any row
+that is set aside `RAW_KEPT` bytes are kept.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +34,7 @@ import pyarrow as pa
 from winnow.shards import composing, decompress, json_rows, parquet_rows, storage
 from winnow.shards.convert_settings import Conversion
 from winnow.shards.inputs import COMPRESSIONS, InputError, Piece, check_unchanged
+from winnow.shards.parquet_values import Large
 from winnow.shards.rows import RAW_KEPT, Compose, Row, RowsOf, document_id, reader_of
 
 BATCH_BYTES = 8 << 20
@@ -163,13 +166,17 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
     InputErrors that name the file.
     """
     builder = Builder(seen)
+    made = 0
     for piece in pieces:
         seen.stored_bytes += piece.size
         try:
             check_unchanged(piece)
             for _ in _rows_of(piece, settings, builder):
                 if builder.full:
-                    yield builder.take()
+                    batch = builder.take()
+                    made += batch.table.nbytes
+                    _check_bomb(made, seen.stored_bytes)
+                    yield batch
             check_unchanged(piece)
         except decompress.TruncatedError as error:
             if settings.on_truncated == "fail":
@@ -184,6 +191,14 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
             raise InputError(f"{piece.path}: cannot be read ({error.strerror or error})") from error
     if builder.texts or builder.lost:
         yield builder.take()
+
+
+def _check_bomb(made: int, stored: int) -> None:
+    """Raises BombError where stored bytes become more than text does: Parquet names a text in a byte or less."""
+    if made > decompress.BOMB_BYTES and 0 < decompress.BOMB_RATIO * stored < made:
+        raise decompress.BombError(
+            f"a decompression bomb: {stored:,} bytes became more than {made:,}; leave the file out with `exclude`"
+        )
 
 
 def _rows_of(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
@@ -201,20 +216,20 @@ def _stored(piece: Piece) -> str:
 # ---- JSON lines -----------------------------------------------------------------------------------------------
 
 
-def _lines(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, bytes | bytearray | None, int]]:
+def _lines(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, bytes | bytearray, int]]:
     compression = COMPRESSIONS.get(os.path.splitext(piece.path)[1])
+    longest = json_rows.ESCAPED * settings.max_document_bytes
     with storage.open_input(piece.location) as file:
-        longest = json_rows.ESCAPED * settings.max_document_bytes
         yield from json_rows.lines(file, compression, piece.start, piece.stop, longest)
 
 
 def _json_rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
     for position, line, size in _lines(piece, settings):
-        if line is None:
-            yield Row(position, None, size, "too-large")
+        if len(line) < size:
+            yield Row(position, None, size, "too-large", bytes(line[:RAW_KEPT]))
             continue
         try:
-            columns = json_rows.columns(line)
+            columns = json_rows.columns(line, json_rows.most_memory(settings.max_document_bytes))
             json_rows.restore_key(columns, settings.key, line)
             yield Row(position, columns, size)
         except json_rows.RowError as error:
@@ -224,8 +239,8 @@ def _json_rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
 def _jsonl_rows(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
     for position, line, size in _lines(piece, settings):
         id_ = document_id(piece.id_half, position)
-        if line is None:
-            builder.lose(id_, "too-large", b"", size)
+        if len(line) < size:
+            builder.lose(id_, "too-large", line, size)
         else:
             _add_json_row(builder, id_, line, settings)
         yield
@@ -244,14 +259,23 @@ def _add_json_row(builder: Builder, id_: bytes, line: bytes | bytearray, setting
 
 
 def _parquet_rows(piece: Piece, settings: ReadSettings, builder: Builder) -> Iterator[None]:
-    for first, batch in parquet_rows.batches(piece, settings):
-        yield from _add_parquet_batch(builder, batch, piece.id_half, first, settings)
+    for first, batch, large in parquet_rows.batches(piece, settings):
+        yield from _add_parquet_batch(builder, batch, large, piece.id_half, first, settings)
 
 
 def _add_parquet_batch(
-    builder: Builder, batch: pa.RecordBatch, half: int, first: int, settings: ReadSettings
+    builder: Builder,
+    batch: pa.RecordBatch,
+    large: Mapping[int, Large],
+    half: int,
+    first: int,
+    settings: ReadSettings,
 ) -> Iterator[None]:
     names = batch.schema.names
+    if parquet_rows.too_large(batch, settings):
+        builder.lose(document_id(half, first), "too-large", b"", batch.nbytes)
+        yield
+        return
     texts = parquet_rows.texts(batch.column(names.index(settings.text)))
     no_utf8: set[int] = set()
     others = {
@@ -260,7 +284,9 @@ def _add_parquet_batch(
     keys = others.pop(settings.key, None) if settings.key else None
     for i, text in enumerate(texts):
         id_ = document_id(half, first + i)
-        if isinstance(text, str):
+        if i in large:
+            builder.lose(id_, "too-large", large[i].start, large[i].size)
+        elif isinstance(text, str):
             builder.lose(id_, text, b"", 0)
         elif len(text) > settings.max_document_bytes:
             builder.lose(id_, "too-large", text, len(text))

@@ -1,7 +1,7 @@
 """How are records of a file sorted that memory does not hold?
 
-Records are gathered up to a budget, sorted and written, a run at a time, to one file without a name in the temporary
-directory: it is gone with the process, however that ends. Runs are merged as they are read back.
+Records are gathered up to a budget, sorted and written, a run at a time, to one file without a name in scratch
+(scratch.py): it is gone with the process, however that ends. Runs are merged as they are read back.
 
 Memory: the budget, with `RECORD` bytes for each record; while merging, `BUFFER` bytes and one record for each run.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 import heapq
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO
+from typing import BinaryIO
+
+from winnow.shards import scratch
 
 HEAD = struct.Struct(">5qI")
 RECORD = 360
@@ -31,7 +32,7 @@ class SortedRuns:
         self.budget = budget
         self.held: list[tuple[Key, bytes]] = []
         self.bytes = 0
-        self.file: IO[bytes] | None = None
+        self.file: BinaryIO | None = None
         self.ends: list[int] = []
 
     def __enter__(self) -> SortedRuns:
@@ -44,7 +45,7 @@ class SortedRuns:
             self.file.close()
 
     def add(self, key: Key, payload: bytes) -> None:
-        """Raises OSError where the temporary directory is full."""
+        """Raises OSError where scratch is full."""
         self.held.append((key, payload))
         self.bytes += RECORD + len(payload)
         if self.bytes >= self.budget:
@@ -62,7 +63,7 @@ class SortedRuns:
 
     def _spill(self) -> None:
         if self.file is None:
-            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+            self.file = scratch.nameless()
         self.held.sort()
         for key, payload in self.held:
             self.file.write(HEAD.pack(*key, len(payload)))
@@ -83,7 +84,7 @@ class SortedRuns:
             while missing > 0:
                 part = os.pread(file, min(max(missing, BUFFER), end - start), start)
                 if not part:
-                    raise OSError("the sorted runs in the temporary directory were cut")
+                    raise OSError("the sorted runs in scratch were cut")
                 parts.append(part)
                 start += len(part)
                 missing -= len(part)

@@ -84,13 +84,14 @@ def _read(piece: Piece, posts: SortedRuns, lost: SortedRuns) -> decompress.Trunc
     with storage.open_input(piece.location) as file:
         try:
             for offset, line, size in json_rows.lines(file, compression, 0, -1, LONGEST_LINE):
-                raw = b"" if line is None else bytes(line).removeprefix(BOM) if offset == 0 else bytes(line)
+                raw = bytes(line).removeprefix(BOM) if offset == 0 else bytes(line)
+                too_large = len(line) < size
                 if offset == 0 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                     raise InputError(f"{piece.path}: UTF-16; Stack Exchange writes UTF-8")
-                if line is not None and NO_ROW.fullmatch(raw):
+                if not too_large and NO_ROW.fullmatch(raw):
                     continue
                 try:
-                    if line is None:
+                    if too_large:
                         raise _Unusable("too-large")
                     key, columns = _post(raw)
                 except _Unusable as error:

@@ -1,13 +1,16 @@
 """Where do bytes live, and from when on do they count as written?
 
-A location is a local path or an fsspec URL (`s3://…`, `gs://…`, `memory://…`); a file of the Hugging Face hub
-(`hf://datasets/…`, hub.py) is only read. Nothing else in Winnow opens a file for writing: every output goes
-through `commit` or `put_bytes`, which publish a finished file in one step, so that a reader sees the whole of it
-or nothing.
+A location is a local path or a URL: `s3://…` (s3.py), whatever fsspec knows (`gs://…`, `memory://…`:
+object_store.py), or a file of the Hugging Face hub (`hf://datasets/…`, hub.py), which is only read. No credentials are
+part of one. Nothing else in Winnow opens a file for writing: every output goes through `commit` or `put_bytes`, which
+publish a finished file in one step, so that a reader sees the whole of it or nothing.
 
 Local: a temporary name per attempt in the same directory, fsync, `os.replace`, fsync of the
 directory. Elsewhere: the file is finished in node-local scratch and sent with one put; a streaming
 `fs.open(…, "wb")` is never used, because an exception inside it uploads the truncated object.
+
+Errors of stores are StorageErrors (storage_errors.py), all of them OSErrors; `permanent` is true for those that the
+same again would not mend.
 
 Names that start with a dot are unfinished attempts; listings leave them out.
 """
@@ -20,13 +23,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from types import ModuleType
+from typing import BinaryIO
 
 from winnow.shards import scratch
+from winnow.shards.storage_errors import StorageError, carries_credentials
 
-if TYPE_CHECKING:
-    import fsspec
-
+__all__ = ["StorageError"]
 UNFINISHED = ".tmp"
 HUB = "hf://"
 
@@ -41,11 +44,34 @@ def local_path(location: str) -> str:
     return location.removeprefix("file://")
 
 
+def check_location(location: str) -> None:
+    """Raises InputError for a URL that carries credentials: locations stand in recipes, manifests and logs."""
+    from winnow.shards.inputs import InputError
+
+    if carries_credentials(location):
+        scheme, _, rest = location.partition("://")
+        bare = rest.split("?", 1)[0].rsplit("@", 1)[-1]
+        raise InputError(
+            f"{scheme}://{bare}: a location with a key or a signature in it is refused, because locations are written "
+            "into RUN and logs; give the credentials by the environment of every node (AWS_ACCESS_KEY_ID, ...)"
+        )
+
+
 def absolute(location: str) -> str:
-    """The location with a local path made absolute; a URL only loses its trailing slash."""
+    """The location with a local path made absolute; a URL only loses its trailing slash.
+
+    Raises InputError for a URL that carries credentials.
+    """
     if is_local(location):
         return os.path.abspath(os.path.expanduser(local_path(location)))
+    check_location(location)
     return location.rstrip("/")
+
+
+def _store() -> ModuleType:
+    from winnow.shards import object_store
+
+    return object_store
 
 
 def join(location: str, *names: str) -> str:
@@ -56,13 +82,6 @@ def join(location: str, *names: str) -> str:
     return "/".join([location.rstrip("/"), *names])
 
 
-def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system of a location and the path inside it."""
-    import fsspec
-
-    return fsspec.core.url_to_fs(location)
-
-
 def size(location: str) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
     if is_local(location):
@@ -71,8 +90,7 @@ def size(location: str) -> int:
         from winnow.shards import hub
 
         return hub.facts(location).size
-    fs, path = filesystem(location)
-    return int(fs.size(path))
+    return _store().size(location)
 
 
 def open_input(location: str) -> BinaryIO:
@@ -83,12 +101,13 @@ def open_input(location: str) -> BinaryIO:
         from winnow.shards import hub
 
         return hub.open_file(location)
-    fs, path = filesystem(location)
-    return fs.open(path, "rb")
+    return _store().open_input(location)
 
 
 def read_bytes(location: str) -> bytes:
     """The whole of a small file."""
+    if not is_local(location) and not location.startswith(HUB):
+        return _store().read_all(location)
     with open_input(location) as file:
         return file.read()
 
@@ -109,20 +128,16 @@ def read_into(location: str, start: int, target: memoryview) -> None:
             while filled < length and (n := file.readinto(target[filled:])):
                 filled += n
     elif length:
-        fs, path = filesystem(location)
-        data = fs.cat_file(path, start=start, end=start + length)
-        filled = len(data)
-        target[:filled] = data
+        filled = _store().read_into(location, start, target)
     if filled != length:
         raise OSError(f"{location}: {length} bytes wanted at {start}, {filled} there")
 
 
 def exists(location: str) -> bool:
-    """Tell whether a finished file is there."""
+    """Tell whether a finished file is there. Raises StorageError where an object store does not let that be known."""
     if is_local(location):
         return os.path.exists(local_path(location))
-    fs, path = filesystem(location)
-    return fs.exists(path)
+    return _store().exists(location)
 
 
 def list_files(location: str, *, unfinished: bool = False) -> dict[str, int]:
@@ -152,18 +167,8 @@ def list_files(location: str, *, unfinished: bool = False) -> dict[str, int]:
         return found
     if unfinished:
         return found
-    fs, path = filesystem(location)
-    fs.invalidate_cache(path)
-    try:
-        listing = fs.find(path, detail=True)
-    except FileNotFoundError:
-        return found
-    start = len(path.rstrip("/")) + 1
-    for full, info in listing.items():
-        name = full[start:]
-        if not any(part.startswith(".") for part in name.split("/")):
-            found[name] = int(info["size"])
-    return found
+    walk = _store().walk(location)
+    return {path: n for path, _, n, _ in walk if not any(part.startswith(".") for part in path.split("/"))}
 
 
 def _sync_directory(directory: str) -> None:
@@ -199,8 +204,7 @@ def commit(location: str) -> Iterator[str]:
     with scratch.folder() as folder:
         attempt = folder / "attempt"
         yield str(attempt)
-        fs, path = filesystem(location)
-        fs.put_file(str(attempt), path)
+        _store().put_file(location, str(attempt))
 
 
 def put_bytes(location: str, data: bytes | memoryview) -> None:
@@ -209,8 +213,38 @@ def put_bytes(location: str, data: bytes | memoryview) -> None:
         file.write(data)
 
 
+def put_if_absent(location: str, data: bytes) -> bool:
+    """Publish a small file unless there is one; of several that try at once, one gets True.
+
+    `data` has to be the caller's own (hold a token of its own): where an answer was lost, that tells whose it is.
+    Raises StorageError of a store that has no conditional put.
+    """
+    if not is_local(location):
+        return _store().put_if_absent(location, data)
+    target = Path(local_path(location))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    attempt = target.parent / f".{target.name}.{uuid.uuid4().hex}{UNFINISHED}"
+    try:
+        with open(attempt, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(attempt, target)
+    except FileExistsError:
+        return False
+    finally:
+        attempt.unlink(missing_ok=True)
+    _sync_directory(str(target.parent))
+    return True
+
+
 def copy(source: str, target: str) -> None:
-    """Publish a copy of a finished file in one step; memory is one block of the copy."""
+    """Publish a copy of a finished file in one step, by the store itself where both are on one that does it.
+
+    Memory is one block of the copy.
+    """
+    if not is_local(source) and not is_local(target) and _store().copy(source, target):
+        return
     with open_input(source) as reader, commit(target) as path, open(path, "wb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
 
@@ -224,6 +258,4 @@ def remove(location: str) -> None:
         else:
             path.unlink(missing_ok=True)
         return
-    fs, inner = filesystem(location)
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm(inner, recursive=True)
+    _store().remove(location)

@@ -36,8 +36,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from winnow.shards import decompress, http_message, members, storage
-from winnow.shards.inputs import COMPRESSIONS, InputError, Piece, byte_ranges
+from winnow.shards.inputs import COMPRESSIONS, InputError, Piece
 from winnow.shards.rows import RAW_KEPT, Row
+from winnow.shards.splits import byte_ranges
 
 if TYPE_CHECKING:
     from winnow.shards.readers import ReadSettings
@@ -203,7 +204,7 @@ def rows(piece: Piece, settings: ReadSettings) -> Iterator[Row]:
 
 
 def ranges(location: str, size: int, split_bytes: int) -> list[tuple[int, int, int]]:
-    """Byte ranges (start, stop, bytes) of a file as inputs.byte_ranges gives them; one where it cannot be cut."""
+    """Byte ranges (start, stop, bytes) of a file as splits.byte_ranges gives them; one where it cannot be cut."""
     if size > split_bytes and _compression(location) in members.FORMATS:
         with storage.open_input(location) as file:
             try:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from winnow.shards import archives, decompress, inputs, readers, tar_stream
 from winnow.shards.inputs import InputError, Piece
 from winnow.shards.readers import ReadSettings
+from winnow.shards.splits import cut
 
 PACKED = {
     ".tar": bytes,
@@ -379,8 +380,8 @@ def test_a_bomb_in_a_tar_stops(tmp_path, monkeypatch):
 def test_formats_that_read_no_archives(tmp_path):
     for name in ("a.tar.gz", "b.zip", "c.tgz"):
         file = inputs.InputFile(name, str(tmp_path / name), 1, "")
-        assert inputs.cut("s", [file], "text", 100)
+        assert cut("s", [file], "text", 100)
         with pytest.raises(
             InputError, match=rf"'s': {name}: archives are read with format: text or code, not jsonl"
         ):
-            inputs.cut("s", [file], "jsonl", 100)
+            cut("s", [file], "jsonl", 100)

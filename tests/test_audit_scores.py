@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from winnow.pipelines import open_run, run
 from winnow.pipelines.audit import audit_facts, draws, sample_dropped
 from winnow.pipelines.audit_document import document_story
-from winnow.pipelines.audit_report import print_sample, print_story, printable
+from winnow.pipelines.audit_report import print_sample, print_story
 from winnow.pipelines.finished import NotFinishedError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.split_rows import aligned_rows, find_rows
+from winnow.pipelines.terminal import printable
 from winnow.shards import tables
 
 SCORED = """

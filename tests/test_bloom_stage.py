@@ -288,7 +288,7 @@ class Shuffled(Inline):
             if self.random.random() < self.dies:
                 raise TaskError(job, OSError("killed"))
             for _ in range(self.random.choice([1, 1, 2])):
-                record = perform(job.location, job.task.index, job.task.function, job.task.spec)
+                record = perform(job.location, job.task.index, job.task.function, job.spec)
             yield job.request, record
 
 

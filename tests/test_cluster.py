@@ -5,12 +5,14 @@ Ray is replaced by what it would answer.
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from winnow.pipelines import cluster
+from winnow.pipelines import capacity, nodes
+from winnow.pipelines.capacity import Patience, largest, machine_memory
 from winnow.pipelines.cluster import IN_FLIGHT_PER_WORKER, Cluster, ClusterError, Inline
 from winnow.pipelines.engine import Engine, Request
 from winnow.pipelines.jobs import Job, Queue, Task, check_order
@@ -24,8 +26,11 @@ def answering(cpus: float, nodes: list[dict] | None = None, *, here: bool = Fals
     """A Cluster whose Ray has so many cores and these nodes' resources."""
     made = Cluster.__new__(Cluster)
     alive = [{"Alive": True, "Resources": n} for n in nodes or []]
-    made.ray = SimpleNamespace(cluster_resources=lambda: {"CPU": cpus}, nodes=lambda: alive)
-    made.here, made.limit = here, limit
+    made.ray = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": cpus, "memory": sum(n.get("memory", 0) for n in nodes or [])},
+        nodes=lambda: alive,
+    )
+    made.here, made.limit, made.task_memory = here, limit, GIB
     return made
 
 
@@ -46,28 +51,79 @@ def test_on_a_ray_of_our_own_its_cores_are_the_bound() -> None:
     assert answering(2, here=True, limit=2).in_flight == 2 * IN_FLIGHT_PER_WORKER
 
 
-def test_memory_that_no_node_has_is_refused() -> None:
-    made = answering(4, [{"CPU": 2, "memory": 4 * GIB}, {"CPU": 2, "memory": GIB}, {"memory": 99 * GIB}])
-    made._check_memory(4 * GIB)
+def test_memory_that_this_machine_has_not_is_refused() -> None:
+    made = answering(2, [{"CPU": 2, "memory": 4 * GIB}], here=True)
+    made.check_request(4 * GIB)
     with pytest.raises(ClusterError) as caught:
-        made._check_memory(5 * GIB)
+        made.check_request(5 * GIB)
     assert str(caught.value) == (
-        f"a task asks for {5 * GIB:,} bytes of memory (limits.task_memory), the largest node has {4 * GIB:,}; "
-        "lower it, or start larger nodes"
+        f"tasks ask for 1 CPU and {5 * GIB:,} bytes of memory (limits.task_memory, or more where a step needs it); "
+        f"the largest node has 2 CPU and {4 * GIB:,} bytes of memory: ask for less, or use a larger machine"
     )
+    answering(0, [{"memory": GIB}]).check_request(5 * GIB)  # a cluster may still grow
 
 
-def test_an_empty_cluster_may_still_grow() -> None:
-    answering(0, [{"memory": GIB}])._check_memory(5 * GIB)
+def test_little_memory_makes_fewer_tasks_at_a_time_and_says_so() -> None:
+    said: list[str] = []
+    answering(8, [{"CPU": 8, "memory": 8 * GIB}], here=True)._say_width(said.append)
+    assert not said
+    answering(8, [{"CPU": 8, "memory": 8 * GIB - 1}], here=True)._say_width(said.append)
+    assert said == [
+        f"7 tasks at a time, not 8: each asks for {GIB:,} bytes of memory (limits.task_memory), "
+        f"and there are {8 * GIB - 1:,}"
+    ]
 
 
-def test_code_version_tells_changed_sources(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = cluster.code_version()
-    assert before == cluster.code_version()
-    (tmp_path / "other.py").write_text("changed = True")
-    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: spec)
-    assert cluster.code_version() != before
+def test_the_memory_of_a_container_is_its_limit(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(capacity, "LIMITS", (str(tmp_path / "absent"), str(limit)))
+    assert machine_memory() == whole
+    for written, found in (("max\n", whole), ("1000000\n", 1_000_000), (f"{whole * 2}\n", whole)):
+        limit.write_text(written)
+        assert machine_memory() == found
+
+
+def test_what_will_never_be_there_ends_the_run_and_what_may_come_is_said_every_minute() -> None:
+    said: list[str] = []
+    patience = Patience(said.append)
+    has = largest(
+        [{"CPU": 2, "memory": GIB}, {"CPU": 1, "memory": 2 * GIB}, {"GPU": 1, "memory": 9 * GIB}], "CPU"
+    )
+    assert has == f"the largest node has 1 CPU and {2 * GIB:,} bytes of memory"
+    assert largest([{"CPU": 1}], "GPU") == "no node has a GPU"
+    patience.lacks("tasks ask", has, False, 0.0)
+    patience.lacks("tasks ask", has, False, 30.0)
+    patience.met("tasks ask")
+    patience.lacks("tasks ask", has, False, 50.0)
+    patience.lacks("tasks ask", has, True, 90.0)
+    patience.lacks("tasks ask", has, False, 100.0)
+    patience.lacks("tasks ask", has, False, 130.0)
+    with pytest.raises(
+        ClusterError, match=r"tasks ask; the largest node has 1 CPU .* can start none that has more"
+    ):
+        patience.lacks("tasks ask", has, False, 130.5)
+    assert capacity.PATIENCE_SECONDS <= 60
+    patience = Patience(said.append)
+    for second in range(0, 200, 5):
+        patience.lacks("tasks ask", "no node has a CPU", True, float(second))
+    assert [text.rsplit("for ", 1)[1] for text in said] == ["65 s now", "130 s now", "195 s now"]
+    assert said[0].startswith("tasks ask; no node has a CPU: waiting for a larger one to start")
+
+
+def test_tasks_of_a_node_at_a_time_and_the_scratch_they_need() -> None:
+    assert nodes.tasks_on({"CPU": 8, "memory": 4.5 * GIB}, GIB) == 4
+    assert nodes.tasks_on({"CPU": 8, "memory": 99 * GIB}, GIB) == 8
+    resources, shown = {"CPU": 8, "memory": 99 * GIB}, nodes.Shown("", 8 * GIB, "/scratch")
+    nodes._check_scratch("10.0.0.3", resources, shown, GIB, GIB, None)
+    with pytest.raises(ClusterError) as caught:
+        nodes._check_scratch("10.0.0.3", resources, shown, GIB + 1, GIB, None)
+    assert "node 10.0.0.3: the scratch directory /scratch has 8.6 GB free, 8 tasks at a time need" in str(
+        caught.value
+    )
+    nodes._check_scratch("10.0.0.3", resources, shown, 2 * GIB, GIB, 4)
+    with pytest.raises(ClusterError, match=r"4 tasks at a time need up to 12\.9 GB"):
+        nodes._check_scratch("10.0.0.3", resources, shown, 3 * GIB, GIB, 4)
 
 
 def noted(spec, outputs):

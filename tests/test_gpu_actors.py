@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
-from collections import deque
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from winnow.pipelines import actors
+from winnow.pipelines import capacity, retries
 from winnow.pipelines import cluster as cluster_module
-from winnow.pipelines.actors import Actors, ClusterError, Kind, kinds
-from winnow.pipelines.capacity import UNBOUNDED, NodeType, capacity_of, node_types
+from winnow.pipelines.actors import ClusterError
+from winnow.pipelines.capacity import UNBOUNDED, NodeType, capacity_of, node_types, nodes_to_come
 from winnow.pipelines.cluster import Cluster, Inline
+from winnow.pipelines.connecting import connect
 from winnow.pipelines.engine import Engine, Request
-from winnow.pipelines.jobs import Job, Task, TaskError
+from winnow.pipelines.jobs import Job, Retried, Task, TaskError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.records import Outputs, Stage
 
@@ -82,20 +83,32 @@ def fails_once(spec: tuple[str, int], outputs: Outputs) -> dict[str, Any]:
     return {"number": number}
 
 
+def pools(spec: None, outputs: Outputs) -> dict[str, Any]:
+    """How many threads each library's pool has in a worker."""
+    import numba
+    import numpy as np
+    import pyarrow as pa
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    np.ones((64, 64)) @ np.ones((64, 64))
+    found = {"arrow": pa.cpu_count(), "arrow's input": pa.io_thread_count(), "numba": numba.get_num_threads()}
+    found |= {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, "?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    before = len(os.listdir("/proc/self/task"))
+    tokenizer.encode_batch(["a b c " * 1000] * 64)
+    found["tokenizers"] = 1 + len(os.listdir("/proc/self/task")) - before
+    return found
+
+
 def refuses(spec: None, outputs: Outputs) -> dict[str, Any]:
     raise ValueError("a vector of another length")
 
 
-class WithGpus(Cluster):
-    """A Ray of our own, on a machine that says it has a GPU."""
-
-    def _start(self, address: str | None, workers: int | None) -> None:
-        real = self.ray
-        self.ray = SimpleNamespace(init=partial(real.init, num_gpus=1))
-        try:
-            super()._start(address, workers)
-        finally:
-            self.ray = real
+def with_a_gpu(ray: Any, address: str | None, workers: int | None) -> None:
+    """Start a Ray on a machine that says it has a GPU."""
+    connect(SimpleNamespace(init=partial(ray.init, num_gpus=1), _private=ray._private), address, workers)
 
 
 def nothing() -> None:
@@ -108,7 +121,9 @@ def cluster(tmp_path_factory):
 
     # Workers cannot import a test's module.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    made = WithGpus(str(tmp_path_factory.mktemp("run")), None, 2, GIB, nothing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster_module, "connect", with_a_gpu)
+        made = Cluster(str(tmp_path_factory.mktemp("run")), None, 2, GIB, nothing)
     yield made
     made.close()
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -168,6 +183,23 @@ def test_an_autoscalers_configuration_is_read_as_this_ray_stores_it(cluster):
         internal_kv._internal_kv_del(GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, **place)
 
 
+def test_an_autoscalers_status_tells_of_nodes_that_are_on_their_way(cluster):
+    from ray.experimental import internal_kv
+
+    assert not nodes_to_come()
+    try:
+        for report, found in (
+            ({"pending_launches": {"cpu_worker": 1}, "pending_nodes": []}, True),
+            ({"pending_launches": {}, "pending_nodes": [["10.0.0.3", "cpu_worker", "setting-up"]]}, True),
+            ({"pending_launches": {}, "pending_nodes": [], "active_nodes": {"head": 1}}, False),
+        ):
+            status = json.dumps({"autoscaler_report": report}).encode()
+            internal_kv._internal_kv_put("__autoscaling_status", status, overwrite=True)
+            assert nodes_to_come() is found
+    finally:
+        internal_kv._internal_kv_del("__autoscaling_status")
+
+
 def test_half_a_gpu_makes_two_actors_of_it(cluster, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -188,6 +220,25 @@ def test_an_actor_that_is_killed_and_a_full_disk_are_tried_again(cluster, tmp_pa
     assert sorted(p.name for p in folder.iterdir()) == ["0", "1"]
 
 
+def test_plain_tasks_are_tried_again_by_the_driver_who_says_so(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(retries, "PAUSES", (0.0,) * retries.RETRIES)
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    jobs = [Job(0, str(tmp_path), Task(i, fails_once, (str(folder), i))) for i in range(3)]
+    answers = [answer for answer in cluster.map(jobs) if answer is not None]
+    retried = {a.job.task.index: a for a in answers if isinstance(a, Retried)}
+    # The worker beside the one that is killed goes on; the message is Ray's.
+    assert {i: a.reason for i, a in retried.items()} == {0: retries.DIED, 1: retries.FILES}
+    assert "died unexpectedly" in retried[0].message
+    assert retried[1].message == "no space left"
+    assert sorted(a[1].index for a in answers if not isinstance(a, Retried)) == [0, 1, 2]
+
+
+def test_every_pool_of_a_worker_has_one_thread(cluster, tmp_path):
+    (answer,) = [a for a in cluster.map([Job(0, str(tmp_path), Task(0, pools, None))]) if a is not None]
+    assert set(answer[1].counts.values()) == {1}
+
+
 def test_an_error_of_the_data_is_not_tried_again_and_leaves_no_actor(cluster, tmp_path):
     jobs = [Job(0, str(tmp_path), Task(0, refuses, None, gpus=1))]
     with pytest.raises(TaskError, match="task 0: a vector of another length") as caught:
@@ -200,287 +251,9 @@ def test_an_error_of_the_data_is_not_tried_again_and_leaves_no_actor(cluster, tm
 
 
 def test_what_no_node_can_have_is_an_error(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(actors, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(capacity, "PATIENCE_SECONDS", 0.0)
     jobs = [Job(0, str(tmp_path), Task(0, refuses, None, gpus=3))]
-    with pytest.raises(ClusterError, match="ask for an actor with 3 GPU; no node has that"):
+    with pytest.raises(
+        ClusterError, match=r"ask for an actor with 3 GPU and .*; the largest node has 1 GPU and"
+    ):
         list(cluster.map(jobs))
-
-
-class RayError(Exception):
-    pass
-
-
-class RayTaskError(RayError):
-    def __init__(self, cause):
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-class RayActorError(RayError):
-    pass
-
-
-class OtherError(RayError):
-    pass
-
-
-class Handle:
-    def __init__(self, ray: FakeRay, asks: dict[str, Any]):
-        self.asks, self.ended, self.calls = asks, False, []
-        self.ready = SimpleNamespace(remote=lambda: ("up", self))
-        self.perform = SimpleNamespace(remote=self._perform)
-        ray.handles.append(self)
-
-    def _perform(self, location, index, function, spec):
-        self.calls.append(index)
-        return ("record", self, index, len(self.calls))
-
-
-class FakeRay:
-    """What Ray answers, said by the test."""
-
-    exceptions = SimpleNamespace(
-        RayError=RayError,
-        RayTaskError=RayTaskError,
-        RayActorError=RayActorError,
-        WorkerCrashedError=OtherError,
-        OutOfMemoryError=OtherError,
-        NodeDiedError=OtherError,
-    )
-
-    def __init__(self, *nodes: dict[str, float]):
-        self.handles: list[Handle] = []
-        self.answers: dict[Any, Any] = {}
-        self.here = [{"Alive": True, "Resources": n} for n in nodes]
-
-    def nodes(self):
-        return self.here
-
-    def remote(self, worker):
-        return SimpleNamespace(options=lambda **asks: SimpleNamespace(remote=lambda: Handle(self, asks)))
-
-    def get(self, promise):
-        answer = self.answers.get(promise, "record")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def kill(self, handle):
-        handle.ended = True
-
-    @property
-    def alive(self):
-        return [h for h in self.handles if not h.ended]
-
-
-def job(index: int, gpus: float = 1, memory: int = 0) -> Job:
-    return Job(0, "", Task(index, refuses, None, memory, gpus))
-
-
-def crew(ray: FakeRay, jobs: list[Job], grows: bool = False, asks: bool = False) -> Actors:
-    made = Actors(ray, kinds(jobs, GIB, asks), {"memory": GIB, "runtime_env": {}} if asks else {}, grows)
-    made.advance(deque(jobs))
-    return made
-
-
-def settle_starts(made: Actors, ready: list[Job] | None = None) -> None:
-    for promise in made.promises():
-        if promise[0] == "up":
-            assert made.settle(promise) is None
-    made.advance(deque(ready or []))
-
-
-def test_a_task_that_kills_its_actor_is_tried_alone_and_the_one_beside_it_is_not_blamed():
-    ray = FakeRay({"GPU": 1})
-    made = crew(ray, [job(0), job(1)])
-    settle_starts(made)
-    for attempt in range(actors.RETRIES + 1):
-        (handle,) = ray.alive
-        promises = made.promises()
-        assert len(promises) == (2 if attempt == 0 else 1), "suspects run alone"
-        ray.answers |= dict.fromkeys(promises, RayActorError("it died\nhow"))
-        if attempt == 0:
-            assert [made.settle(p) for p in promises] == [None, None]
-            made.advance(deque())
-            settle_starts(made)
-            # The innocent comes back first, with an actor for itself.
-            (promise,) = made.promises()
-            done = made.settle(promise)
-            assert done is not None
-            assert done[0].task.index == 1
-            made.advance(deque())
-        elif attempt < actors.RETRIES:
-            assert made.settle(promises[0]) is None
-            made.advance(deque())
-            settle_starts(made)
-        else:
-            with pytest.raises(TaskError, match=r"task 0: its worker died 4 times \(it died\)"):
-                made.settle(promises[0])
-        assert handle.ended or attempt in (0, actors.RETRIES)
-
-
-def test_a_disk_that_stays_full_is_an_error_after_as_many_attempts():
-    ray = FakeRay({"GPU": 1})
-    made = crew(ray, [job(0)])
-    settle_starts(made)
-    for _ in range(actors.RETRIES):
-        (promise,) = made.promises()
-        ray.answers[promise] = RayTaskError(OSError("full"))
-        assert made.settle(promise) is None
-        made.advance(deque())
-    (promise,) = made.promises()
-    ray.answers[promise] = RayTaskError(OSError("full"))
-    with pytest.raises(TaskError, match="full"):
-        made.settle(promise)
-    assert len(ray.handles) == 1, "the actor is not to blame"
-
-
-def test_what_failed_once_waits_until_an_actor_has_nothing_else():
-    ray = FakeRay({"GPU": 1})
-    made = crew(ray, [job(0), job(1)])
-    settle_starts(made)
-    failed, running = made.promises()
-    ray.answers[failed] = RayTaskError(OSError("full"))
-    made.settle(failed)
-    made.advance(deque([job(2)]))
-    assert made.promises() == [running]
-    made.settle(running)
-    made.advance(deque())
-    (again,) = made.promises()
-    assert again[2] == 0
-    made.settle(again)
-    made.advance(deque())
-    assert [promise[2] for promise in made.promises()] == [2]
-
-
-def test_as_many_actors_as_there_is_room_and_work_for():
-    ray = FakeRay({"GPU": 4}, {"CPU": 8}, {"GPU": 2})
-    assert len(crew(ray, [job(i) for i in range(20)]).promises()) == 6
-    assert len(crew(FakeRay({"GPU": 4}), [job(i) for i in range(3)]).promises()) == 3
-    assert len(crew(FakeRay({"GPU": 3}), [job(i, 0.4) for i in range(20)]).promises()) == 6
-    asked = FakeRay({"GPU": 4, "memory": 5 * GIB})
-    crew(asked, [job(i) for i in range(20)], asks=True)
-    assert [h.asks["memory"] for h in asked.handles] == [2 * GIB, 2 * GIB]
-    assert all("runtime_env" in h.asks and h.asks["max_restarts"] == 0 for h in asked.handles)
-
-
-def test_a_cluster_that_grows_has_one_asked_for_beyond(monkeypatch):
-    types = [SimpleNamespace(resources={"CPU": 8, "GPU": 1}, most=4)]
-    monkeypatch.setattr(actors, "node_types", lambda: types)
-    ray = FakeRay({"CPU": 2})
-    made = crew(ray, [job(i) for i in range(20)], grows=True)
-    assert len(ray.handles) == 1, "none is there, one is asked for"
-    settle_starts(made)
-    ray.here = [{"Alive": True, "Resources": {"GPU": 1}}] * 2
-    monkeypatch.setattr(actors, "WIDTH_SECONDS", -1.0)
-    made.advance(deque())
-    assert len(ray.handles) == 3
-    assert len(made.promises()) == 4, "two tasks on the first, two to come up"
-    too_small = FakeRay({"CPU": 2})
-    monkeypatch.setattr(actors, "PATIENCE_SECONDS", -1.0)
-    with pytest.raises(ClusterError, match="3 GPU"):
-        crew(too_small, [job(0, gpus=3)], grows=True)
-
-
-def test_patience_with_a_cluster_that_lost_its_gpus(monkeypatch):
-    made = crew(FakeRay({"CPU": 2}), [job(0)])
-    assert made.busy
-    assert not made.promises()
-    monkeypatch.setattr(actors, "PATIENCE_SECONDS", -1.0)
-    with pytest.raises(ClusterError, match="1 GPU; no node has that"):
-        made.advance(deque())
-
-
-def test_an_actor_without_work_ends_when_others_wait_or_time_has_passed(monkeypatch):
-    ray = FakeRay({"GPU": 1})
-    made = Actors(ray, kinds([job(0), job(1, 0.5)], GIB, False), {}, False)
-    made.advance(deque([job(0)]))
-    settle_starts(made)
-    (promise,) = made.promises()
-    made.settle(promise)
-    made.advance(deque())
-    assert len(ray.alive) == 1, "it stays for more"
-    made.advance(deque([job(1, 0.5)]))
-    assert [h.asks["num_gpus"] for h in ray.alive] == [0.5]
-    settle_starts(made)
-    (promise,) = made.promises()
-    made.settle(promise)
-    monkeypatch.setattr(actors, "IDLE_SECONDS", -1.0)
-    made.advance(deque())
-    assert not ray.alive
-    assert not made.busy
-
-
-def test_actors_that_do_not_come_up_end_the_run():
-    ray = FakeRay({"GPU": 1})
-    made = crew(ray, [job(0)])
-    for _ in range(actors.RETRIES):
-        (promise,) = made.promises()
-        ray.answers[promise] = RayActorError("no such module\nhow")
-        assert made.settle(promise) is None
-        made.advance(deque())
-    (promise,) = made.promises()
-    ray.answers[promise] = RayActorError("no such module\nhow")
-    with pytest.raises(ClusterError, match="did not start 4 times: no such module"):
-        made.settle(promise)
-
-
-def test_a_task_with_much_memory_has_its_actor_for_itself():
-    assert kinds([job(0), job(1, 0.5, 3 * GIB), job(2, 0)], GIB, True) == {
-        0.5: Kind(0.5, 3 * GIB, 1),
-        1: Kind(1, 2 * GIB, 2),
-    }
-    assert kinds([job(0)], GIB, False) == {1: Kind(1, 0, 2)}
-
-
-def test_a_task_that_finds_its_device_broken_ends_the_actor(tmp_path, monkeypatch):
-    ended: list[int] = []
-    monkeypatch.setattr(actors.os, "_exit", ended.append)
-
-    class AcceleratorError(RuntimeError):
-        """As torch's is named."""
-
-    def broken(kind: type[Exception], outputs: Outputs) -> dict[str, Any]:
-        raise kind("an illegal memory access was encountered")
-
-    worker = actors.Worker()
-    with pytest.raises(AcceleratorError):
-        worker.perform(str(tmp_path), 0, broken, AcceleratorError)
-    assert ended == [1]
-    with pytest.raises(ValueError, match="illegal"):
-        worker.perform(str(tmp_path), 0, broken, ValueError)
-    assert ended == [1]
-
-
-def test_actors_are_asked_for_before_their_first_task_is_ready():
-    ray = FakeRay({"GPU": 4})
-    jobs = [job(i) for i in range(3)]
-    made = Actors(ray, kinds(jobs, GIB, False), {}, False)
-    made.begin([*jobs, Job(0, "", Task(9, refuses, None))])
-    assert len(ray.handles) == 3
-    assert not made.busy
-    settle_starts(made, jobs)
-    assert len(ray.handles) == 3
-    assert [h.calls for h in ray.handles] == [[0], [1], [2]]
-
-
-def test_idle_actors_that_died_with_their_node_cost_no_attempt():
-    ray = FakeRay({"GPU": 6})
-    jobs = [job(i) for i in range(6)]
-    made = crew(ray, jobs)
-    settle_starts(made)
-    *idle, busy = ray.handles
-    for promise in made.promises():
-        if promise[1] is not busy:
-            made.settle(promise)
-    made.advance(deque())
-    for handle in idle:
-        ray.answers["up", handle] = RayActorError("the node died")
-    (promise,) = made.promises()
-    ray.answers[promise] = RayActorError("the node died")
-    assert made.settle(promise) is None
-    settle_starts(made)
-    assert all(handle.ended for handle in ray.handles[:6])
-    settle_starts(made)
-    (again,) = [p for p in made.promises() if p[0] == "record"]
-    assert made.settle(again)[0] == jobs[busy.calls[0]]

@@ -23,8 +23,9 @@ WRITERS = {"commit", "file", "mkdtemp", "TemporaryDirectory"}
 """Calls that give a path to write at: shards/storage.py's commit, and a task's Outputs.file, which goes through it."""
 
 
-HANDED = {("shards/exchange.py", "path")}
-"""`write_run` is handed its path; that pipelines/ hands it one of `Outputs.file` is seen there."""
+HANDED = {("shards/exchange.py", "path"), ("pipelines/agreement.py", "CACHE_DIR / 'rehearsed'")}
+"""`write_run` is handed its path; that pipelines/ hands it one of `Outputs.file` is seen there. The other is a node's
+note beside its kernels, no part of a run."""
 
 
 def named(path: Path) -> str:

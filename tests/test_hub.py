@@ -30,7 +30,8 @@ from winnow.pipelines.planning import plan
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
 from winnow.pipelines.records import SchemaError
-from winnow.shards import hub, hub_dataset, hub_file, hub_requests, inputs, storage
+from winnow.shards import hub, hub_dataset, hub_requests, inputs, ranged_file, storage
+from winnow.shards import splits as splitting
 from winnow.shards.inputs import InputError
 
 TOKEN = "hf_notforfiles"
@@ -370,8 +371,8 @@ def test_read_whole_whatever_happens(
 ) -> None:
     if expired in faults and name == "data.txt":
         faults = [fine, down, fine]  # it has no store with addresses that expire
-    monkeypatch.setattr(hub_file, "FIRST_READ", 40_000)
-    monkeypatch.setattr(hub_file, "READ_AHEAD", 90_000)
+    monkeypatch.setattr(ranged_file, "FIRST_READ", 40_000)
+    monkeypatch.setattr(ranged_file, "READ_AHEAD", 90_000)
     data = random.Random(1).randbytes(300_000)
     server.commits[FIRST] = {name: data}
     server.faults += faults
@@ -396,8 +397,8 @@ def test_a_resumed_read_asks_for_the_rest_alone(server: Hub, waits: list[float])
 
 
 def test_reads_at_any_place_agree_with_the_bytes(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_file, "FIRST_READ", 100)
-    monkeypatch.setattr(hub_file, "READ_AHEAD", 700)
+    monkeypatch.setattr(ranged_file, "FIRST_READ", 100)
+    monkeypatch.setattr(ranged_file, "READ_AHEAD", 700)
     data = random.Random(3).randbytes(5_000)
     server.commits[FIRST] = {"data.bin": data}
     chance = random.Random(4)
@@ -446,12 +447,12 @@ def test_patience_ends(server: Hub, waits: list[float]) -> None:
 
 
 def test_another_file_in_its_place_is_an_error(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_file, "FIRST_READ", 10)
-    monkeypatch.setattr(hub_file, "READ_AHEAD", 10)
+    monkeypatch.setattr(ranged_file, "FIRST_READ", 10)
+    monkeypatch.setattr(ranged_file, "READ_AHEAD", 10)
     for name in ("data.txt", "data.bin"):
         server.commits[FIRST] = {name: b"old" * 100}
         (file,) = inputs.list_source("s", f"{ROOT}@{FIRST}", [name])
-        (split,) = inputs.cut("s", [file], "jsonl", 10**6)
+        (split,) = splitting.cut("s", [file], "jsonl", 10**6)
         for other in (b"new" * 100, b"old" * 101):
             forget()
             opened = storage.open_input(file.location)
@@ -466,8 +467,8 @@ def test_another_file_in_its_place_is_an_error(server: Hub, monkeypatch: pytest.
 
 
 def test_the_token_stays_with_the_hub(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_file, "FIRST_READ", 10)
-    monkeypatch.setattr(hub_file, "READ_AHEAD", 10)
+    monkeypatch.setattr(ranged_file, "FIRST_READ", 10)
+    monkeypatch.setattr(ranged_file, "READ_AHEAD", 10)
     server.commits[FIRST] = {"data.bin": b"abc" * 100}
     with storage.open_input(f"{ROOT}@{FIRST}/data.bin") as file:
         assert b"".join(file.read(20) for _ in range(15)) == b"abc" * 100
@@ -653,13 +654,13 @@ def test_the_cache_stands_in_offline(server: Hub, monkeypatch: pytest.MonkeyPatc
 
 ROWS_OF = """
 import json, sys
-from winnow.shards import hub_dataset, inputs, readers
+from winnow.shards import hub_dataset, readers, splits
 found = []
 for place in sys.argv[1:]:
     files = hub_dataset.list_shards("s", place, None, None)
     settings = readers.ReadSettings("dataset")
     rows = []
-    for split in inputs.cut("s", files, "dataset", 1):
+    for split in splits.cut("s", files, "dataset", 1):
         for batch in readers.read(split.pieces, settings, readers.Seen()):
             rows += zip(map(bytes.hex, batch.table["id"].to_pylist()), batch.table["text"].to_pylist())
     found.append([[(f.path, f.size) for f in files], [f.fingerprint for f in files], rows])

@@ -18,8 +18,9 @@ import xxhash
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.planning import plan
 from winnow.pipelines.recipe import read
-from winnow.shards import hub_dataset, inputs, readers
+from winnow.shards import hub_dataset, readers
 from winnow.shards.inputs import InputError
+from winnow.shards.splits import cut
 
 datasets = pytest.importorskip("datasets")
 CARD = """---
@@ -59,7 +60,7 @@ def put(path: Path, texts: list[str]) -> None:
 def documents(files, **settings):
     """(id, text, meta) of every document, and the reasons of lost rows."""
     kept, lost = [], []
-    for split in inputs.cut("s", files, "dataset", 10**6):
+    for split in cut("s", files, "dataset", 10**6):
         for batch in readers.read(split.pieces, readers.ReadSettings("dataset", **settings), readers.Seen()):
             columns = (batch.table.column(c).to_pylist() for c in ("id", "text", "meta"))
             kept += zip(*columns, strict=True)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from winnow.shards import decompress, inputs, readers, storage
 from winnow.shards.inputs import InputError
+from winnow.shards.splits import cut
 
 
 def tree(root, *paths):
@@ -203,7 +204,7 @@ def test_object_stores_list_and_read_as_a_disk_does(tmp_path):
         assert paths_of(bucket, *patterns) == paths_of(local, *patterns)
     assert paths_of(bucket, f"{bucket}/d/*.jsonl", exclude=["d/e/*"]) == ["d/b.jsonl"]
     files = inputs.list_source("s", bucket, ["**/*.jsonl"])
-    kept, lost = documents(inputs.cut("s", files, "jsonl", 1 << 20), readers.ReadSettings("jsonl"))
+    kept, lost = documents(cut("s", files, "jsonl", 1 << 20), readers.ReadSettings("jsonl"))
     assert [text for _, _, text in kept] == ["a.jsonl", "d/b.jsonl", "d/e/c.jsonl"]
     assert not lost
     with pytest.raises(InputError, match=r"2 files there end in '\.jsonl'|1 file there ends in '\.jsonl'"):
@@ -216,10 +217,10 @@ def test_object_stores_list_and_read_as_a_disk_does(tmp_path):
 def test_tiny_files_are_grouped(tmp_path):
     names = [f"{i:05d}.txt" for i in range(10_000)]
     files = [inputs.InputFile(n, f"/{n}", 10, "") for n in names]
-    splits = inputs.cut("s", files, "text", 1 << 20)
+    splits = cut("s", files, "text", 1 << 20)
     assert [len(s.pieces) for s in splits] == [4096, 4096, 1808]
     assert [p.path for s in splits for p in s.pieces] == names
-    splits = inputs.cut("s", files, "text", 1000)
+    splits = cut("s", files, "text", 1000)
     assert {len(s.pieces) for s in splits} == {100}
     assert {s.cost for s in splits} == {1000}
 
@@ -233,7 +234,7 @@ def test_tiny_files_are_grouped(tmp_path):
 def test_every_byte_is_in_one_split(sizes, split_bytes, kind):
     format_, suffix = kind
     files = [inputs.InputFile(f"{i:03d}{suffix}", "", n, "") for i, n in enumerate(sizes)]
-    splits = inputs.cut("s", files, format_, split_bytes)
+    splits = cut("s", files, format_, split_bytes)
     assert [s.index for s in splits] == list(range(len(splits)))
     assert all(s.pieces for s in splits)
     pieces = [p for s in splits for p in s.pieces]
@@ -280,7 +281,7 @@ def test_jsonl_documents_do_not_depend_on_the_cut(tmp_path_factory, content, spl
     path = tmp_path_factory.getbasetemp() / "cut.jsonl"
     path.write_bytes(content)
     file = inputs.InputFile("cut.jsonl", str(path), len(content), "")
-    splits = inputs.cut("s", [file], "jsonl", split_bytes)
+    splits = cut("s", [file], "jsonl", split_bytes)
     with mock.patch.object(decompress, "BLOCK", block):
         kept, lost = documents(splits, readers.ReadSettings("jsonl", max_document_bytes=longest))
 
@@ -317,7 +318,7 @@ def test_parquet_documents_do_not_depend_on_the_cut(tmp_path_factory, groups, sp
             writer.write_table(pa.table({"text": pa.array(group, pa.string())}), row_group_size=max(rows, 1))
             texts += group
     file = inputs.InputFile("cut.parquet", str(path), path.stat().st_size, "")
-    splits = inputs.cut("s", [file], "parquet", split_bytes)
+    splits = cut("s", [file], "parquet", split_bytes)
     kept, lost = documents(splits, readers.ReadSettings("parquet"))
     half = xxhash.xxh3_64(b"s\0cut.parquet").digest()
     assert [(i, t) for _, i, t in kept] == [(half + n.to_bytes(8, "big"), t) for n, t in enumerate(texts)]
@@ -329,7 +330,7 @@ def test_parquet_documents_do_not_depend_on_the_cut(tmp_path_factory, groups, sp
 def test_order_of_ids_is_order_in_the_file(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text":"a"}\n' * 500)
     files = inputs.list_source("s", str(tmp_path), ["*.jsonl"])
-    kept, _ = documents(inputs.cut("s", files, "jsonl", 100), readers.ReadSettings("jsonl"))
+    kept, _ = documents(cut("s", files, "jsonl", 100), readers.ReadSettings("jsonl"))
     ids = [i for _, i, _ in kept]
     assert len(set(ids)) == 500
     assert ids == sorted(ids)
@@ -339,7 +340,7 @@ def test_unreadable_parquet_is_an_input_error_when_planning(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"x" * 100)
     files = inputs.list_source("web", str(tmp_path), ["*"])
     with pytest.raises(InputError, match=r"^source 'web': a\.parquet: not a readable Parquet file"):
-        inputs.cut("web", files, "parquet", 10)
+        cut("web", files, "parquet", 10)
 
 
 def test_a_dangling_link_that_matches_is_no_silent_loss(tmp_path):

@@ -28,6 +28,7 @@ from winnow.pipelines.mixture_report import (
 )
 from winnow.pipelines.planning import plan
 from winnow.pipelines.recipe import read
+from winnow.pipelines.terminal import one_line
 
 MPT_7B = {  # tokens in source and effective tokens (10^9), epochs as printed: huggingface.co/mosaicml/mpt-7b
     "mC4 3.1.0 English": (417.99, 330, 0.14),
@@ -334,10 +335,8 @@ def test_no_name_reaches_the_terminal_as_a_command():
     for name in HOSTILE:
         lines = printed(mixture_grid(mixture_facts([source(name, 10**7, 1.0, 10**7)])), 160)
         assert all(c.isprintable() for line in lines for c in line)
-        assert any(line.strip().startswith(report.one_line(name).strip()) for line in lines), (
-            "nothing is a style"
-        )
-    assert report.one_line("a\nb\tc\x1b[2J\u202e") == "a b c\\x1b[2J\\u202e"
+        assert any(line.strip().startswith(one_line(name).strip()) for line in lines), "nothing is a style"
+    assert one_line("a\nb\tc\x1b[2J\u202e") == "a b c\\x1b[2J\\u202e"
 
 
 # ---- Markdown, CSV, JSON -------------------------------------------------------------------------------------
@@ -366,7 +365,7 @@ def test_markdown_is_a_table_of_plain_text(mpt):
     for name in set(HOSTILE) - {"\\"}:
         text = report.markdown(mixture_grid(mixture_facts([source(name, 10**7, 1.0, 10**7)])))
         row = text.splitlines()[4]
-        assert markdown_cells(row)[0] == report.one_line(name)
+        assert markdown_cells(row)[0] == one_line(name)
         assert not re.search(r"(?<!\\)[<>*`\[\]]", row)
     assert "| c4_en |" in report.markdown(mixture_grid(mixture_facts([source("c4_en", 10**7, 1.0, 10**7)])))
     assert "\\_z\\_" in report.markdown(mixture_grid(mixture_facts([source("_z_", 10**7, 1.0, 10**7)])))
@@ -395,8 +394,8 @@ def test_no_name_is_a_formula(name):
     (cells,) = list(csv.reader(io.StringIO(text, newline="")))[1:]
     assert cells[1] == "-1.5", "numbers are never touched"
     assert cells[0][0] not in "=+-@\t\r"
-    assert cells[0].removeprefix("'") == report.one_line(name)
-    assert (cells[0] != report.one_line(name)) == (name[0] in "=+-@'")
+    assert cells[0].removeprefix("'") == one_line(name)
+    assert (cells[0] != one_line(name)) == (name[0] in "=+-@'")
 
 
 def test_json_holds_no_control_and_loses_nothing():

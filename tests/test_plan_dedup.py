@@ -178,3 +178,14 @@ def test_a_plan_loads_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_benchmarks_may_be_named_relative_to_where_the_run_is_started(tmp_path, monkeypatch):
+    items = tmp_path / "items"
+    items.mkdir()
+    (items / "i.jsonl").write_text(json.dumps({"q": "which of these"}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    more = "dedup: {decontaminate: {benchmarks: {x: {path: 'items/*.jsonl', text: q}}}}\n"
+    made = planned(tmp_path, "{exact: true}", more)
+    check(made)
+    assert made.recipe.dedup.decontaminate.benchmarks["x"].path == (f"{tmp_path}/items/*.jsonl",)

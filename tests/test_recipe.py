@@ -656,3 +656,22 @@ sources:
     )
     with pytest.raises(RecipeError, match=rf"^r.yaml:5:11: .*{package}.*pip install 'winnow\[web\]'"):
         plan_reading.check(made)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://AKIAX:wJalrX@bucket/a.jsonl",
+        "https://host/a.jsonl?X-Amz-Signature=wJalrX",
+        "s3://wJalrX@bucket/*.jsonl",
+    ],
+)
+def test_a_key_in_a_location_is_refused_and_not_repeated(place):
+    head = "name: k\ntokenizer: {name: mistral-7b-v0.1}\nsources:\n  a:\n"
+    text = f"{head}    read: {{format: jsonl, path: '{place}'}}\n"
+    for recipe, assigned in ((text, ()), (text.replace(place, "a.jsonl"), (f"sources.a.read.path={place}",))):
+        with pytest.raises(RecipeError) as caught:
+            read(recipe, "k.yaml", assigned)
+        assert "a location with a key or a signature in it" in str(caught.value)
+        assert "wJalrX" not in str(caught.value)
+    assert read(text.replace(place, "abfs://raw@account.dfs.core.windows.net/a.jsonl"), "k.yaml")

@@ -28,7 +28,8 @@ from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import Heldout, Source, read
 from winnow.pipelines.sampling import MARGIN, expected, hashed_order
 from winnow.pipelines.split_rows import splits_of
-from winnow.shards.inputs import InputError, InputFile, Piece, Split, cut
+from winnow.shards.inputs import InputError, InputFile, Piece, Split
+from winnow.shards.splits import cut
 
 SILENT = Progress(stream=None)
 WORDS = (

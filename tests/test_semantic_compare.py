@@ -36,7 +36,7 @@ def runs_of(
         name = f"run-{i}.bin"
         entry = write_run(outputs, name, CLUSTERED, rows[i::runs], NO_BOUNDS, vectors[i::runs].reshape(-1))
         size = (folder / name).stat().st_size
-        parts.append((RunFile(str(folder / name), size, tuple(entry["partition_bytes"])), 0))
+        parts.append((RunFile(str(folder / name), size, len(entry["partition_bytes"])), 0))
     return tuple(parts)
 
 

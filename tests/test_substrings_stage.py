@@ -282,13 +282,13 @@ def test_a_partition_is_judged_alike_in_blocks_of_any_size(tmp_path, limit):
     for i in range(2):
         run_ = write_run(outputs, f"run-{i}.bin", substrings.CELLS, rows[i::2], bounds)
         size, _ = outputs.files[run_["name"]]
-        parts.append((RunFile(str(tmp_path / run_["name"]), size, tuple(run_["partition_bytes"])), 0))
+        parts.append((RunFile(str(tmp_path / run_["name"]), size, len(run_["partition_bytes"])), 0))
     counts = substrings.judge_task(substrings.JudgeSpec(7, tuple(parts), bounds, limit), outputs)
     assert (len(counts["runs"]) > 1) == (limit < 1 << 20)
     found = []
     for run_ in counts["runs"]:
         file = RunFile(
-            str(tmp_path / run_["name"]), outputs.files[run_["name"]][0], tuple(run_["partition_bytes"])
+            str(tmp_path / run_["name"]), outputs.files[run_["name"]][0], len(run_["partition_bytes"])
         )
         found.append(read_parts([(file, 0)], substrings.ANSWERS)[0])
     answers = np.concatenate(found)

@@ -149,11 +149,11 @@ def shared_documents(folder: Path) -> Iterator[str]:
             )
             if path.name.endswith(".jsonl.zst"):
                 for i, line in enumerate(stream):
-                    if i % 60 == 0:
+                    if i % 120 == 0:
                         yield "\n".join(v for v in json.loads(line).values() if isinstance(v, str))
             elif path.name.endswith(".xml.zst"):
                 text = stream.read()
-                yield from (text[start : start + 20_000] for start in range(0, len(text), 1_200_000))
+                yield from (text[start : start + 20_000] for start in range(0, len(text), 2_400_000))
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_shared_corpora_agree(vocabularies: dict[str, Vocabulary], name: str) ->
             same = apart(*encoder.encode(column(part))) == oracle(vocabulary, part)
             assert same, f"other ids among documents {start} to {start + len(part)} of {folder.name}"
         n_docs += len(texts)
-    assert n_docs > 1000, "the corpora hold too little"
+    assert n_docs > 500, "the corpora hold too little"
 
 
 def test_text_never_gives_a_control_id(plain: Encoder) -> None:
