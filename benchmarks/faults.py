@@ -137,7 +137,7 @@ class Soak:
             if code == 0:
                 break
             damaged = set()
-            while start < DISTURBED_DRIVERS and rng.random() < 0.6:
+            for _ in range(rng.randint(0, 2) if start < DISTURBED_DRIVERS else 0):
                 kind = rng.choice(FILES)
                 if found := fault_kinds.damage(kind, run.out, rng):
                     damaged.update(found)

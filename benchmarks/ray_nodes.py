@@ -25,7 +25,7 @@ OBJECT_STORE_BYTES = 80 << 20
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
 SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
-        "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_timeout_ms": "3000"}  # fmt: skip
+        "RAY_health_check_initial_delay_ms": "5000", "RAY_health_check_timeout_ms": "5000"}  # fmt: skip
 """A node that is gone or frozen is known to be lost within seconds (Ray's own pace: half a minute)."""
 
 

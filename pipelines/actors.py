@@ -34,7 +34,7 @@ from winnow.pipelines.capacity import (
 )
 from winnow.pipelines.jobs import Job, Retried
 from winnow.pipelines.records import Record
-from winnow.pipelines.retries import RETRIES, Attempts
+from winnow.pipelines.retries import NODE_LOSSES, PAUSES, RETRIES, Attempts, said
 from winnow.pipelines.worker import Worker
 
 AT_A_TIME = 2
@@ -77,6 +77,10 @@ class Actor:
     handle: Any
     starting: Any
     """Ray's promise that it comes up; None: it has."""
+    begun: float
+    """When it was asked for."""
+    dead: frozenset[str]
+    """Nodes that were gone then."""
     jobs: dict[Any, Job] = field(default_factory=dict)
     """What it works on, by Ray's promise of the record."""
     used: float = field(default_factory=time.monotonic)
@@ -111,7 +115,10 @@ class Actors:
         self.paused: list[tuple[float, tuple[int, int], Job]] = []
         """A heap of (when, key, job) that are to be begun again later."""
         self.actors: dict[Kind, list[Actor]] = {}
-        self.failed_starts = 0
+        self.failed_starts = self.lost_starts = 0
+        """In a row: that failed, those at one time counted once, and that were lost with their nodes."""
+        self.failed_last = self.starts_after = -math.inf
+        """When a failed start was counted, and until when none is tried again."""
         self._room: dict[Kind, tuple[float, int, bool]] = {}
 
     def begin(self, jobs: Iterable[Job]) -> None:
@@ -231,6 +238,8 @@ class Actors:
             self.patience.lacks(request, largest(alive(self.ray), "GPU"), coming, now)
             # One that is asked for is what an autoscaler of which nothing is known goes by.
             can_grow = self.grows
+        if now < self.starts_after:
+            return
         busy = sum(bool(actor.jobs) or actor.lost for actor in actors)
         while len(actors) < min(room + can_grow, busy + waiting):
             actors.append(self._actor(kind))
@@ -252,24 +261,42 @@ class Actors:
             .options(max_restarts=0, max_concurrency=kind.at_a_time, **asks, **self.options)
             .remote(self.pact)
         )
-        return Actor(handle, handle.ready.remote())
+        return Actor(handle, handle.ready.remote(), time.monotonic(), self._dead())
 
     def _is_up(self, kind: Kind, actor: Actor) -> None:
         try:
             actor.node = self.ray.get(actor.starting)
         except self.ray.exceptions.RayError as error:
             self._end(kind, actor)
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, Disagreement):
-                raise ClusterError(str(cause)) from error
-            self.failed_starts += not actor.proven
-            if self.failed_starts > RETRIES:
-                reason = str(error).strip().splitlines()[0]
-                raise ClusterError(
-                    f"an actor with {kind} did not start {RETRIES + 1} times: {reason}"
-                ) from error
+            if not actor.proven:
+                self._failed_start(kind, actor, error)
         else:
-            actor.starting, actor.used, self.failed_starts = None, time.monotonic(), 0
+            actor.starting, actor.used = None, time.monotonic()
+            self.failed_starts = self.lost_starts = 0
+
+    def _failed_start(self, kind: Kind, actor: Actor, error: Exception) -> None:
+        """See whether another may be tried, and when. Raises ClusterError."""
+        exceptions = self.ray.exceptions
+        in_task = isinstance(error, exceptions.RayTaskError)
+        cause = getattr(error, "cause", None) or error
+        if in_task and isinstance(cause, Disagreement):
+            raise ClusterError(str(cause)) from error
+        gone = isinstance(error, (exceptions.NodeDiedError, exceptions.ActorUnschedulableError))
+        if gone or (not in_task and self._dead() - actor.dead):
+            self.lost_starts += 1
+        elif actor.begun > self.failed_last:
+            self.failed_starts += 1
+            self.failed_last = time.monotonic()
+            if in_task and isinstance(cause, OSError) and self.failed_starts <= RETRIES:
+                self.starts_after = self.failed_last + PAUSES[self.failed_starts - 1]
+        for times, most in ((self.failed_starts, RETRIES), (self.lost_starts, NODE_LOSSES)):
+            if times > most:
+                raise ClusterError(
+                    f"an actor with {kind} did not start {times} times: {said(cause)}"
+                ) from error
+
+    def _dead(self) -> frozenset[str]:
+        return frozenset(node["NodeID"] for node in self.ray.nodes() if not node["Alive"])
 
     def _node_lost(self, actor: Actor) -> bool:
         """Whether the node of an actor that is gone is gone, too."""

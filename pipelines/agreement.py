@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import os
 import platform
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +26,14 @@ import orjson
 from winnow.shards import storage
 
 FOLDER = ".nodes"
-"""Of RUN, while a run goes on; what a killed one left there is removed by the next."""
+"""Of RUN, while a run goes on, with a folder for each driver; what a killed one left is removed by the next."""
+DRIVER = "driver"
 ROOMS = ("pipelines", "filters", "tokenize", "shards")
 PACKAGES = (
     *("ray", "numba", "llvmlite", "numpy", "pyarrow", "orjson", "xxhash", "zstandard"),
-    *("tokenizers", "fastokens", "sentencepiece", "fasttext-community", "datasketch"),
+    *("tokenizers", "fastokens", "sentencepiece", "fasttext-community", "datasketch", "jinja2", "idna"),
 )
-"""What results of any recipe depend on."""
+"""What results of any recipe depend on: texts, tokens, hashes, and the bytes of what is written compressed."""
 ON_GPUS = ("torch", "transformers", "safetensors")
 """A node without GPUs need not have these; where it has them, they have to be the same."""
 ABSENT = "none"
@@ -105,24 +107,29 @@ class Pact:
 
     run: str
     place: str
-    """Of the driver's file, which holds its facts; empty where all processes are of one machine."""
+    """A folder of this driver's alone; empty where all processes are of one machine."""
     terms: Terms = Terms()
     rehearsal: Callable[[], None] | None = None
     """What compiles the run's kernels, where no node was there for certain to do so before."""
     rehearsed: str = ""
     """By which a node remembers that it did."""
 
+    @property
+    def facts(self) -> str:
+        """Where the driver's facts are."""
+        return storage.join(self.place, DRIVER)
+
     def of_node(self, node: str) -> str:
         """Where a node shows that it can write."""
-        return f"{self.place}.{node}"
+        return storage.join(self.place, node)
 
 
 def offer(run: str, terms: Terms, rehearsal: Callable[[], None]) -> Pact:
-    """Write the driver's facts into RUN; what a killed run left is removed. Raises OSError."""
-    end(run)
-    place = storage.join(run, FOLDER, secrets.token_hex(16))
-    storage.put_bytes(place, orjson.dumps(facts(terms.packages, terms.files)))
-    return with_rehearsal(Pact(run, place, terms), rehearsal)
+    """Write the driver's facts into RUN, which it holds; what a killed run left is removed. Raises OSError."""
+    storage.remove(storage.join(run, FOLDER))
+    pact = Pact(run, storage.join(run, FOLDER, secrets.token_hex(16)), terms)
+    storage.put_bytes(pact.facts, orjson.dumps(facts(terms.packages, terms.files)))
+    return with_rehearsal(pact, rehearsal)
 
 
 def with_rehearsal(pact: Pact, rehearsal: Callable[[], None]) -> Pact:
@@ -133,9 +140,14 @@ def with_rehearsal(pact: Pact, rehearsal: Callable[[], None]) -> Pact:
     return replace(pact, rehearsal=rehearsal, rehearsed=key)
 
 
-def end(run: str) -> None:
-    """Remove what shows that nodes see RUN. Raises OSError."""
-    storage.remove(storage.join(run, FOLDER))
+def end(pact: Pact) -> None:
+    """Remove what shows that nodes see RUN; what another driver put there, who came after, stays. Raises OSError."""
+    if not pact.place:
+        return
+    storage.remove(pact.place)
+    if storage.is_local(pact.run):
+        with suppress(OSError):  # another driver's is in it, or it is gone
+            os.rmdir(storage.local_path(storage.join(pact.run, FOLDER)))
 
 
 def agree(pact: Pact, where: str) -> None:
@@ -146,7 +158,7 @@ def agree(pact: Pact, where: str) -> None:
     if not pact.place:
         return
     try:
-        mine = orjson.loads(storage.read_bytes(pact.place))
+        mine = orjson.loads(storage.read_bytes(pact.facts))
         theirs = facts(pact.terms.packages, pact.terms.files)
     except FileNotFoundError as error:
         raise Disagreement(
@@ -176,8 +188,9 @@ def rehearse(pact: Pact, always: bool = False) -> None:
         with suppress(OSError):  # a file system without locks: then several may compile the same
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        known = pact.rehearsed in file.read().split()
-        if always or not known:
+        if pact.rehearsed not in file.read().split():
             pact.rehearsal()
-        if not known:
             file.write(f"{pact.rehearsed}\n")
+            return
+    if always:
+        pact.rehearsal()

@@ -160,6 +160,11 @@ class Patience:
     """Since when no node that meets it is to come."""
     said: dict[str, float] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Other work begins: what was not met before says nothing of it."""
+        for times in (self.since, self.hopeless, self.said):
+            times.clear()
+
     def met(self, request: str) -> None:
         """A node can meet it."""
         for times in (self.since, self.hopeless, self.said):

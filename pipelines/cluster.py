@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from winnow.pipelines import agreement, nodes
+from winnow.pipelines import agreement, lease, nodes
 from winnow.pipelines.agreement import Pact, Terms
 from winnow.pipelines.capacity import (
     Capacity,
@@ -94,8 +94,9 @@ class Cluster:
         import ray
 
         self.ray = ray
-        self.run, self.limit, self.task_memory = run, workers, task_memory
+        self.limit, self.task_memory = workers, task_memory
         self.patience = Patience(say)
+        self.pact = Pact(run, "")
         self.forms: dict[int, Any] = {}
         self.busy = 0
         """Tasks that Ray has now: they run, or wait for a core."""
@@ -113,7 +114,8 @@ class Cluster:
             if self.here:
                 self._say_width(say)
             # A Ray of our own has one node, this one, whose kernels are compiled before it gets its first task.
-            self.pact = Pact(run, "") if self.here else agreement.offer(run, terms, rehearse)
+            if not self.here:
+                self.pact = agreement.offer(run, terms, rehearse)
             show = agreement.with_rehearsal(self.pact, rehearse)
             self.function = ray.remote(task_function(self.pact))
             nodes.check(ray, show, self.options, scratch_bytes, workers)
@@ -182,9 +184,10 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
-        if not self.here:
-            with contextlib.suppress(OSError):
-                agreement.end(self.run)
+        # In a RUN that another run has taken over nothing is ours to remove.
+        with contextlib.suppress(OSError, lease.LeaseError):
+            lease.check()
+            agreement.end(self.pact)
         if self.started:
             with contextlib.suppress(Exception):
                 self.ray.shutdown()

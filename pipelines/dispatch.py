@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from winnow.pipelines.actors import Actors, kinds
@@ -41,18 +42,23 @@ class Dispatch:
         self.queue = Queue(jobs)
         self.attempts = Attempts(self.ray.exceptions)
         self.memory: dict[tuple[int, int], int] = {}
-        """That a job asks for after it was killed for want of it."""
-        self.waiting: dict[Any, Job] = {}
+        """That a job which is not done asks for after it was killed for want of it."""
+        self.waiting: dict[Any, tuple[Job, int]] = {}
+        """(job, nodes that were known to be dead when it was begun) by Ray's promise of the record."""
         self.paused: list[tuple[float, tuple[int, int], Job]] = []
         """A heap of (when, key, job) that are to be begun again later."""
-        self.most = max((self._memory(job) for job in jobs if not job.task.gpus), default=0)
-        cluster.check_request(self.most)
+        if asked := self._most():
+            cluster.check_request(asked)
+        cluster.patience.forget()
+        self.asked = ""
+        """What was last seen to be met, or not, in words."""
         wanted = kinds(jobs, cluster.task_memory)
         self.actors = Actors(
             self.ray, wanted, cluster.options, self.attempts, cluster.pact, cluster.patience, not cluster.here
         )
         self.width, self.looked = cluster.in_flight, float("-inf")
-        self.dead = _dead(self.ray)
+        self.dead: set[str] = set()
+        """Nodes that are known to be; there are never fewer."""
 
     def hand_out(self) -> bool:
         """Give Ray as much as it may have; False when all is done. Raises ClusterError."""
@@ -61,13 +67,15 @@ class Dispatch:
             self.queue.plain.appendleft(heapq.heappop(self.paused)[2])
         if now - self.looked > WIDTH_SECONDS:
             self.width, self.looked = self.cluster.in_flight, now
-            if self.most:
-                self._look(now)
+            self._bury()
+            if asked := self._most():
+                self._look(asked, now)
         while self.queue.plain and len(self.waiting) < self.width:
             job = self.queue.plain.popleft()
             task = job.task
             begin = self.cluster.asking(self._memory(job)).remote
-            self.waiting[begin(job.location, task.index, task.function, job.spec)] = job
+            promise = begin(job.location, task.index, task.function, job.spec)
+            self.waiting[promise] = (job, len(self.dead))
         self.actors.advance(self.queue.on_gpus)
         self.cluster.busy = len(self.waiting) + self.actors.running
         return bool(self.waiting or self.paused or self.actors.busy)
@@ -93,9 +101,10 @@ class Dispatch:
         except Exception:  # of which one, and what it was, is seen one by one
             records = None
         for i, promise in enumerate(plain):
-            job = self.waiting.pop(promise)
-            answer = self._result(promise, job) if records is None else (job.request, records[i])
+            job, dead = self.waiting.pop(promise)
+            answer = self._result(promise, job, dead) if records is None else (job.request, records[i])
             if not isinstance(answer, Retried):
+                self.memory.pop(job.key, None)
                 self.queue.recorded(job)
             yield answer
         for promise in of_actors:
@@ -111,12 +120,19 @@ class Dispatch:
         """Bytes that a plain job asks for."""
         return self.memory.get(job.key) or max(job.task.memory, self.cluster.task_memory)
 
-    def _result(self, promise: Any, job: Job) -> tuple[int, Record] | Retried:
+    def _most(self) -> int:
+        """Bytes that the largest plain job asks for of those that are not done; 0 where there is none."""
+        under_way = (job for job, _ in self.waiting.values())
+        left = chain(self.queue.unfinished(), under_way, (job for _, _, job in self.paused))
+        most = max((job.task.memory for job in left), default=None)
+        return 0 if most is None else max(most, self.cluster.task_memory, *self.memory.values())
+
+    def _result(self, promise: Any, job: Job, dead: int) -> tuple[int, Record] | Retried:
         try:
             return job.request, self.ray.get(promise)
         except self.ray.exceptions.RayError as error:
             asked = self._memory(job)
-            attempt = self.attempts.after(job, error, self._node_lost(error), asked)
+            attempt = self.attempts.after(job, error, self._node_lost(error, dead), asked)
         if attempt.retried.reason == MEMORY:
             self.memory[job.key] = self._more(asked)
         if attempt.pause:
@@ -130,28 +146,34 @@ class Dispatch:
         has = max((int(node.get("memory", 0)) for node in alive(self.ray) if node.get("CPU")), default=0)
         return max(min(2 * asked, has), asked)
 
-    def _node_lost(self, error: Exception) -> bool:
-        """Whether a worker that died may have gone with its node: Ray does not say where it was."""
+    def _node_lost(self, error: Exception, before: int) -> bool:
+        """Whether a worker that died may have gone with its node: Ray does not say where it was.
+
+        before : nodes that were known to be dead when its task was begun.
+        """
         if not isinstance(error, self.ray.exceptions.WorkerCrashedError):
             return False
-        before, self.dead = self.dead, _dead(self.ray)
-        return bool(self.dead - before)
+        self._bury()
+        return len(self.dead) > before
 
-    def _look(self, now: float) -> None:
-        """See that a node can run what waits, or will. Raises ClusterError."""
+    def _bury(self) -> None:
+        # Ray forgets the dead in time.
+        self.dead |= {node["NodeID"] for node in self.ray.nodes() if not node["Alive"]}
+
+    def _look(self, memory: int, now: float) -> None:
+        """See that a node can run the largest of what is left. Raises ClusterError."""
         there = alive(self.ray)
-        asked = request(self.most)
-        if any(fits(node, 1, self.most) for node in there):
-            self.cluster.patience.met(asked)
+        patience, asked = self.cluster.patience, request(memory)
+        if asked != self.asked:
+            patience.met(self.asked)
+            self.asked = asked
+        if any(fits(node, 1, memory) for node in there):
+            patience.met(asked)
             return
-        can_grow = not self.cluster.here and (may_start(node_types(), 0, self.most, 1) or nodes_to_come())
-        self.cluster.patience.lacks(asked, largest(there, "CPU"), can_grow, now)
+        can_grow = not self.cluster.here and (may_start(node_types(), 0, memory, 1) or nodes_to_come())
+        patience.lacks(asked, largest(there, "CPU"), can_grow, now)
 
 
 def request(memory: int) -> str:
     """What a plain task asks for, in words."""
     return f"tasks ask for 1 CPU and {memory:,} bytes of memory (limits.task_memory, or more where a step needs it)"
-
-
-def _dead(ray: Any) -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,12 @@ class Queue:
 
     def _of(self, job: Job) -> deque[Job]:
         return self.on_gpus if job.task.gpus else self.plain
+
+    def unfinished(self) -> Iterator[Job]:
+        """The plain jobs that nobody took yet, also those that are held back."""
+        yield from self.plain
+        for held in self._held.values():
+            yield from (job for job in held if not job.task.gpus)
 
     def recorded(self, job: Job) -> None:
         """Let go what waited for it. A plain job of these is the next one: what it reads was just written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from winnow.filters.datatrove_block import DatatroveBlock
 from winnow.pipelines import encoders, filtering
 from winnow.pipelines.agreement import ON_GPUS, Terms
 from winnow.pipelines.engine import Done
@@ -11,6 +12,8 @@ from winnow.shards import storage
 
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 """What is installed under another name than it is imported by."""
+BESIDE = {"trafilatura": ("justext",), HEADS: ("scipy",)}
+"""Libraries that a package leaves a part of its results to."""
 
 
 def terms(plan: Plan, tokenizer: Done) -> Terms:
@@ -18,7 +21,8 @@ def terms(plan: Plan, tokenizer: Done) -> Terms:
     names: set[str] = set()
     for source in plan.everything:
         read = source.read
-        names.update(read.convert.packages if read.convert else ())
+        for name in read.convert.packages if read.convert else ():
+            names.update((name, *BESIDE.get(name, ())))
         names.update(
             {"datasets"}
             if read.format == "dataset"
@@ -29,10 +33,11 @@ def terms(plan: Plan, tokenizer: Done) -> Terms:
         for settings in filtering.filter_settings(source):
             names.update(package for package, _ in filtering.needed_packages(settings))
             names.update({"py3langid"} if getattr(settings, "model", None) == "py3langid" else ())
+            names.update({DatatroveBlock.name} if isinstance(settings, DatatroveBlock) else ())
     if encoders.wanted(plan.recipe):
         names.update(ON_GPUS)
     if plan.recipe.embedding_classifiers:
-        names.add(HEADS)
+        names.update((HEADS, *BESIDE[HEADS]))
     files = [
         storage.join(tokenizer.location, name) for record in tokenizer.records for name in record.outputs
     ]

@@ -71,7 +71,7 @@ class Attempts:
         if counter[job.key] > most:
             raise _failed(job, _summary(reason, counter[job.key], cause, memory), error) from error
         pause = PAUSES[counter[job.key] - 1] if reason == FILES else 0.0
-        return Attempt(Retried(job, reason, _said(cause)), pause)
+        return Attempt(Retried(job, reason, said(cause)), pause)
 
     def _reason(self, error: Exception, cause: BaseException, node_lost: bool) -> str | None:
         """Why it is made again; None: it is not. Raises ClusterError."""
@@ -95,7 +95,7 @@ class Attempts:
 
 def ray_failed(error: Exception) -> ClusterError:
     """For an error that is neither a task's nor a worker's."""
-    return ClusterError(f"Ray failed: {_said(error)}. What is recorded stays; the same command continues")
+    return ClusterError(f"Ray failed: {said(error)}. What is recorded stays; the same command continues")
 
 
 def node_of(error: BaseException) -> str:
@@ -117,17 +117,17 @@ def _summary(reason: str, times: int, cause: BaseException, memory: int) -> Base
         asked = f" though it asked for {memory:,} bytes" if memory else ""
         return RuntimeError(
             f"it was out of memory {times} times{asked} (limits.task_memory); raise that, or lower "
-            f"limits.split_bytes or limits.partition_bytes ({_said(cause)})"
+            f"limits.split_bytes or limits.partition_bytes ({said(cause)})"
         )
     if reason == LOST:
-        return RuntimeError(f"its node was lost {times} times ({_said(cause)})")
+        return RuntimeError(f"its node was lost {times} times ({said(cause)})")
     return RuntimeError(
-        f"its worker died {times} times ({_said(cause)}); where the system kills processes for want of memory, raise "
+        f"its worker died {times} times ({said(cause)}); where the system kills processes for want of memory, raise "
         "limits.task_memory"
     )
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """What an error says, in a sentence where it is Ray's own, with the node where it names one further on."""
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from winnow.pipelines import agreement
 from winnow.pipelines.agreement import Pact
 from winnow.pipelines.records import Record, TaskFunction, perform
+from winnow.shards.storage_errors import scrub
 
 BROKEN_DEVICE = "AcceleratorError"
 """torch's error for a device that failed: memory it could not correct, an illegal address, a lost bus."""
@@ -41,12 +43,39 @@ def enter(pact: Pact) -> None:
     _entered.add(pact.place)
 
 
+@contextlib.contextmanager
+def portable_errors() -> Iterator[None]:
+    """Let nothing out that the driver could not be told of: an exception that cannot be pickled and rebuilt becomes
+    an OSError, a MemoryError or a RuntimeError that says the same, by which the driver knows whether to try again.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _portable(error):
+            raise
+        kind = next((k for k in (OSError, MemoryError) if isinstance(error, k)), RuntimeError)
+        plain: Any = kind(scrub(f"{type(error).__name__}: {error}"))
+        if getattr(error, "permanent", False):
+            plain.permanent = True
+        raise plain.with_traceback(error.__traceback__) from None
+
+
+def _portable(error: Exception) -> bool:
+    from ray import cloudpickle
+
+    try:
+        return isinstance(cloudpickle.loads(cloudpickle.dumps(error)), type(error))
+    except Exception:  # an exception's own code
+        return False
+
+
 def task_function(pact: Pact) -> Callable[[str, int, TaskFunction, Any], Record]:
     """What a worker does with a task. Ray hands a function to each process once: the pact is no part of a task."""
 
     def _remote(location: str, index: int, function: TaskFunction, spec: Any) -> Record:
-        enter(pact)
-        return perform(location, index, function, spec)
+        with portable_errors():
+            enter(pact)
+            return perform(location, index, function, spec)
 
     _remote.__qualname__ = "_remote"
     return _remote
@@ -62,14 +91,16 @@ class Worker:
         """The id of its node. When that is known the actor is up, and of one mind with the driver."""
         import ray
 
-        enter(self.pact)
+        with portable_errors():
+            enter(self.pact)
         return ray.get_runtime_context().get_node_id()
 
     def perform(self, location: str, index: int, function: TaskFunction, spec: Any) -> Record:
         """Run a task. One that finds its device broken ends the actor: nothing in this process can use it any more."""
-        try:
-            return perform(location, index, function, spec, resource.RUSAGE_THREAD)
-        except Exception as error:
-            if type(error).__name__ == BROKEN_DEVICE:
-                os._exit(1)
-            raise
+        with portable_errors():
+            try:
+                return perform(location, index, function, spec, resource.RUSAGE_THREAD)
+            except Exception as error:
+                if type(error).__name__ == BROKEN_DEVICE:
+                    os._exit(1)
+                raise

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from winnow.shards import s3, s3_put, s3_read
 from winnow.shards.ranged_file import RangedFile
-from winnow.shards.storage_errors import ChangedError, Patience, StorageError, UnusableError
+from winnow.shards.storage_errors import (
+    MOST_SAID,
+    ChangedError,
+    Patience,
+    StorageError,
+    UnusableError,
+    scrub,
+)
 
 if TYPE_CHECKING:
     import fsspec
@@ -48,11 +55,26 @@ def fingerprint(facts: dict) -> str:
     return "size"
 
 
+@contextlib.contextmanager
+def _errors_of(location: str) -> Iterator[None]:
+    """Make a StorageError of what a store's library raises that is no OSError (gcsfs, google.auth, aiohttp, azure.core
+    have errors of their own), without what looks like a credential."""
+    try:
+        yield
+    except (OSError, ImportError):  # the latter: the library is not installed
+        raise
+    except Exception as error:
+        kind = UnusableError if isinstance(error, NotImplementedError) else StorageError
+        said = scrub(str(error))[:MOST_SAID]
+        raise kind(f"{location}: the store does not serve it ({type(error).__name__}: {said})") from None
+
+
 def _fsspec(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
     import fsspec
 
-    fs, path = fsspec.core.url_to_fs(location)
-    fs.invalidate_cache(path)
+    with _errors_of(location):
+        fs, path = fsspec.core.url_to_fs(location)
+        fs.invalidate_cache(path)
     return fs, path
 
 
@@ -61,7 +83,8 @@ def _asked(location: str, ask: Callable[[], T], patience: Patience | None = None
     patience = patience or Patience(location)
     while True:
         try:
-            return ask()
+            with _errors_of(location):
+                return ask()
         except (ConnectionError, TimeoutError) as error:
             reason = type(error).__name__
         patience.wait(reason)
@@ -141,7 +164,7 @@ def open_input(location: str) -> BinaryIO:
         file = S3File(location)
     elif (length := _info(location).get("size")) is None:  # a web server that does not say it
         fs, path = _fsspec(location)
-        file = fs.open(path, "rb")
+        file = _asked(location, lambda: fs.open(path, "rb"))
     else:
         file = FsspecFile(location, int(length))
     return file
@@ -215,7 +238,8 @@ def put_if_absent(location: str, data: bytes) -> bool:
         return s3_put.put_if_absent(location, data)
     fs, path = _fsspec(location)
     try:
-        fs.pipe_file(path, data, mode="create")
+        with _errors_of(location):
+            fs.pipe_file(path, data, mode="create")
     except FileExistsError:
         return read_all(location) == data
     return True
@@ -240,5 +264,5 @@ def remove(location: str) -> None:
                 pass
         return
     fs, path = _fsspec(location)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _errors_of(location):
         fs.rm(path, recursive=True)

@@ -36,6 +36,7 @@ from winnow.shards.convert_settings import Conversion
 from winnow.shards.inputs import COMPRESSIONS, InputError, Piece, check_unchanged
 from winnow.shards.parquet_values import Large
 from winnow.shards.rows import RAW_KEPT, Compose, Row, RowsOf, document_id, reader_of
+from winnow.shards.storage_errors import RefusedError
 
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1 << 15
@@ -163,7 +164,7 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
 
     Raises InputError for a file that cannot be read (unreadable, no such codec, corrupt, truncated
     with `on_truncated: fail`, changed since the plan); FileNotFoundError and PermissionError become
-    InputErrors that name the file.
+    InputErrors that name the file; RefusedError of a store stays what it is.
     """
     builder = Builder(seen)
     made = 0
@@ -187,6 +188,8 @@ def read(pieces: Sequence[Piece], settings: ReadSettings, seen: Seen) -> Iterato
             seen.truncated.append(piece.path)
         except decompress.CorruptError as error:
             raise InputError(f"{piece.path}: corrupt {_stored(piece)} ({error})") from error
+        except RefusedError:
+            raise  # credentials that ended are no fault of the input's
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise InputError(f"{piece.path}: cannot be read ({error.strerror or error})") from error
     if builder.texts or builder.lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -14,10 +15,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from winnow.pipelines import agreement, nodes, worker
+from winnow.filters.datatrove_block import DatatroveBlock
+from winnow.pipelines import agreement, lease, nodes, plan_agreement, worker
 from winnow.pipelines.agreement import ABSENT, Disagreement, Pact, Terms, agree, difference, facts, offer
 from winnow.pipelines.capacity import ClusterError
+from winnow.pipelines.cluster import Cluster
 from winnow.shards import storage
+from winnow.shards.convert_settings import Html
 
 GIB = 1 << 30
 
@@ -35,10 +39,27 @@ def test_facts_name_code_libraries_and_files(tmp_path) -> None:
     assert found["no-such-package"] == ABSENT
     assert found["sha256 of tokenizer-12ab/tokenizer.json"].startswith("44136fa3")
     assert {"Winnow", "Winnow's sources", "Python", "machine", "pyarrow", "tokenizers"} <= found.keys()
+    assert ABSENT not in {found["jinja2"], found["idna"]}, "what templates and addresses come out as"
     assert all(isinstance(value, str) for value in found.values())
     vocabulary.write_bytes(b"{ }")
     assert difference(found, facts(["no-such-package"], [str(vocabulary)])).startswith(
         "sha256 of tokenizer-12ab"
+    )
+
+
+def test_a_recipes_libraries_and_what_they_leave_work_to_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = SimpleNamespace(convert=Html(extractor="trafilatura"), format="warc")
+    settings = [DatatroveBlock(block="GopherQualityFilter")]
+    monkeypatch.setattr(plan_agreement.filtering, "filter_settings", lambda source: settings)
+    monkeypatch.setattr(plan_agreement.encoders, "wanted", lambda recipe: [])
+    recipe = SimpleNamespace(embedding_classifiers={"math": None})
+    plan: Any = SimpleNamespace(everything=[SimpleNamespace(read=read)], recipe=recipe)
+    made: Any = SimpleNamespace(location="", records=[])
+    found = plan_agreement.terms(plan, made)
+    assert found.packages == (
+        *("datatrove", "fastwarc", "justext", "lxml", "resiliparse", "scikit-learn", "scipy", "trafilatura"),
     )
 
 
@@ -88,12 +109,47 @@ def test_nodes_that_are_alike_agree_and_leave_nothing(tmp_path) -> None:
     stale.touch()
     pact = offer(run, Terms(("ftfy",)), nothing)
     assert not stale.exists()
-    assert json.loads(storage.read_bytes(pact.place)) == facts(["ftfy"])
+    assert json.loads(storage.read_bytes(pact.facts)) == facts(["ftfy"])
     agree(pact, "10.0.0.3")
     assert storage.list_files(run) == {}, "what is there for a while is no file of the run"
-    agreement.end(run)
-    agreement.end(run)
+    agreement.end(pact)
+    agreement.end(pact)
     assert list(tmp_path.iterdir()) == []
+
+
+def closed(pact: Pact) -> None:
+    """End a driver's Cluster that had made a pact."""
+    made = Cluster.__new__(Cluster)
+    made.here, made.started, made.pact = False, False, pact
+    made.close()
+
+
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_a_driver_that_was_replaced_leaves_the_other_ones_pact(tmp_path, where) -> None:
+    run = str(tmp_path) if where == "local" else f"memory://{tmp_path.name}"
+    old = offer(run, Terms(), nothing)
+    new = offer(run, Terms(), nothing)
+    storage.put_bytes(old.of_node("0a"), b"")
+    storage.put_bytes(new.of_node("0a"), b"")
+    closed(old)
+    agree(new, "10.0.0.3")
+    assert storage.exists(new.of_node("0a"))
+    assert not storage.exists(old.of_node("0a"))
+    closed(new)
+    closed(Pact(run, ""))
+    assert not storage.exists(new.facts)
+
+
+def test_a_driver_that_lost_the_lease_removes_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)
+    pact = offer(str(tmp_path), Terms(), nothing)
+    with lease.Lease(str(tmp_path)) as held:
+        held.lost = True
+        closed(pact)
+        assert storage.exists(pact.facts)
+        held.lost = False
+        closed(pact)
+        assert not storage.exists(pact.facts)
 
 
 def test_what_differs_is_said_with_the_node(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +165,7 @@ def test_what_differs_is_said_with_the_node(tmp_path, monkeypatch: pytest.Monkey
 
 def test_a_run_that_is_not_seen_is_said(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     pact = offer(str(tmp_path / "run"), Terms(), nothing)
-    agreement.end(pact.run)
+    agreement.end(pact)
     with pytest.raises(Disagreement, match=r"run is not shared by the nodes: 10\.0\.0\.3 does not see"):
         agree(pact, "10.0.0.3")
 
@@ -177,6 +233,21 @@ def test_kernels_are_compiled_by_one_process_of_a_node(tmp_path, monkeypatch: py
     agreement.rehearse(replace(pact, rehearsed="34cd"))
     assert len(compiled) == 3
     assert (tmp_path / "rehearsed").read_text().split() == ["12ab", "34cd"]
+
+    def locked() -> bool:
+        with open(tmp_path / "rehearsed", "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    seen: list[bool] = []
+    for known in ("12ab", "56ef"):
+        agreement.rehearse(
+            replace(pact, rehearsal=lambda: seen.append(locked()), rehearsed=known), always=True
+        )
+    assert seen == [False, True], "nobody waits for a process that loads what is compiled"
     agreement.rehearse(Pact("", ""))
 
 
@@ -262,7 +333,7 @@ def test_every_node_that_a_task_fits_on_shows_itself(tmp_path, quiet) -> None:
         "they wait behind no task"
     )
     assert all("runtime_env" in asks for asks in ray.options)
-    agreement.end(pact.run)
+    agreement.end(pact)
 
 
 def test_a_node_that_is_not_fit_ends_the_run_with_its_address(tmp_path, quiet, monkeypatch) -> None:

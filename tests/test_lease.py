@@ -109,7 +109,12 @@ def test_a_killed_process_that_nobody_has_buried_is_gone(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize("skew", [-300.0, 0.0, 3e6], ids=["behind", "equal", "ahead"])
+SKEWS = pytest.mark.parametrize(
+    "skew", [-3e6, -660.0, 0.0, 3e6], ids=["far-behind", "behind", "equal", "ahead"]
+)
+
+
+@SKEWS
 def test_elsewhere_a_lease_that_nobody_renews_is_taken_over(tmp_path, gone, skew):
     plant(tmp_path, holder(pid=gone, renewed=time.time() + skew, **ELSEWHERE))
     said: list[str] = []
@@ -121,7 +126,7 @@ def test_elsewhere_a_lease_that_nobody_renews_is_taken_over(tmp_path, gone, skew
     assert taking == f"{tmp_path}: nobody renewed the lease; taking over"
 
 
-@pytest.mark.parametrize("skew", [-300.0, 0.0, 3e6], ids=["behind", "equal", "ahead"])
+@SKEWS
 def test_elsewhere_a_lease_that_is_renewed_is_held(tmp_path, gone, skew, monkeypatch):
     monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
     plant(tmp_path, holder(pid=gone, renewed=time.time() + skew, **ELSEWHERE))
@@ -139,13 +144,6 @@ def test_elsewhere_a_lease_that_is_given_back_meanwhile_is_free(tmp_path, gone, 
     plant(tmp_path, holder(pid=gone, **ELSEWHERE))
     with Lease(str(tmp_path), lambda _: (tmp_path / "lease.json").unlink()) as held:
         assert orjson.loads((tmp_path / "lease.json").read_bytes())["token"] == held.token
-
-
-def test_a_lease_that_is_very_old_is_taken_over_at_once(tmp_path, gone):
-    plant(tmp_path, holder(pid=gone, renewed=time.time() - lease.OLD_SECONDS - 1, **ELSEWHERE))
-    said: list[str] = []
-    assert takes(tmp_path, said)
-    assert not said
 
 
 def test_a_process_of_another_container_is_elsewhere(tmp_path):
@@ -259,14 +257,19 @@ def test_it_is_renewed(tmp_path, monkeypatch):
         assert now | {"renewed": 0} == first | {"renewed": 0}
 
 
-def test_a_store_that_is_away_for_a_while_costs_nobody_the_lease(tmp_path, monkeypatch):
+class HttpError(Exception):
+    """As gcsfs's: no OSError."""
+
+
+@pytest.mark.parametrize("error", [OSError, HttpError])
+def test_a_store_that_is_away_for_a_while_costs_nobody_the_lease(tmp_path, monkeypatch, error):
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
     put, failures = storage.put_bytes, []
 
     def flaky(location: str, data: bytes) -> None:
         if len(failures) < 3:
             failures.append(location)
-            raise OSError("away")
+            raise error("away")
         put(location, data)
 
     with Lease(str(tmp_path)) as held:

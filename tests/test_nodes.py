@@ -63,10 +63,10 @@ def start(nodes: Nodes, recipe: Path, out: Path, *options: str) -> subprocess.Po
     )
 
 
-def ended(driver: subprocess.Popen[str], limit: float = LIMIT) -> tuple[int, str]:
+def ended(driver: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit code, standard error) of a driver that ends by itself."""
     try:
-        _, errors = driver.communicate(timeout=limit)
+        _, errors = driver.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         driver.kill()
         pytest.fail(f"the run hangs: {driver.communicate()[1][-2000:]}")
@@ -124,7 +124,7 @@ def test_a_second_driver_is_refused_and_a_killed_one_is_continued(
 
 
 def test_a_request_that_no_node_meets_is_an_error(nodes: Nodes, recipe: Path, tmp_path: Path) -> None:
-    code, errors = ended(start(nodes, recipe, tmp_path / "run", "--set", "limits.task_memory=1TB"), 60)
+    code, errors = ended(start(nodes, recipe, tmp_path / "run", "--set", "limits.task_memory=1TB"))
     assert code == 1, errors
     assert "limits.task_memory" in errors
     assert "Traceback" not in errors

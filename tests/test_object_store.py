@@ -568,6 +568,52 @@ def test_short_answers_of_other_stores_are_no_ends(monkeypatch):
         assert file.read() == data[9500:]
 
 
+class HttpError(Exception):
+    """As gcsfs's, aiohttp's, azure's: no OSError."""
+
+
+class Foreign(Stingy):
+    """A store whose library has errors of its own."""
+
+    protocol = "foreign"
+    error: Exception = HttpError("403 for https://host/a?X-Goog-Signature=0123abcd, Bearer hush")
+
+    def _fail(self, *args, **kwargs):
+        raise self.error
+
+    info = find = cat_file = put_file = pipe_file = rm = _fail  # type: ignore[assignment]
+
+
+def test_errors_of_a_stores_library_come_out_as_ours(monkeypatch, tmp_path):
+    fsspec.register_implementation("foreign", Foreign, clobber=True)
+    place = "foreign://d/a"
+    (tmp_path / "a").write_bytes(b"x")
+    asks = [
+        lambda: storage.read_bytes(place),
+        lambda: storage.exists(place),
+        lambda: storage.list_files(place),
+        lambda: storage.put_bytes(place, b"x"),
+        lambda: storage.put_if_absent(place, b"x"),
+        lambda: storage.remove(place),
+        lambda: object_store.FsspecFile(place, 3).fetch(0, 3),
+    ]
+    for ask in asks:
+        with pytest.raises(StorageError, match=r"^foreign://d.* \(HttpError: 403 for") as caught:
+            ask()
+        assert not caught.value.permanent
+        assert "0123abcd" not in str(caught.value)
+        assert "hush" not in str(caught.value)
+        assert caught.value.__suppress_context__, "a traceback shows no more than the message"
+        assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+    for error in (PermissionError("no"), FileNotFoundError("none"), ImportError("gcsfs")):
+        monkeypatch.setattr(Foreign, "error", error)
+        with pytest.raises(type(error), match=f"^{error}$"):
+            storage.read_bytes(place)
+    monkeypatch.setattr(Foreign, "error", NotImplementedError())
+    with pytest.raises(UnusableError):
+        storage.put_bytes(place, b"x")
+
+
 # ---- whole runs -----------------------------------------------------------------------------------------------
 
 RECIPE = """

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from winnow.shards import decompress, inputs, parquet_rows, readers, rows
 from winnow.shards.inputs import InputError, Piece
 from winnow.shards.readers import ReadSettings
+from winnow.shards.storage_errors import RefusedError
 
 JSONL = ReadSettings("jsonl")
 PARQUET = ReadSettings("parquet")
@@ -576,3 +577,14 @@ def test_a_line_of_200_mb_in_bounded_memory(tmp_path, compressed, largest, limit
     found, peak_mb = done.stdout.splitlines()
     assert found == repr([("too-large", 11 + blocks * len(block)), "after"])
     assert int(peak_mb) < limit_mb
+
+
+def test_credentials_that_end_while_a_file_is_read_are_no_fault_of_the_input(monkeypatch):
+    def refused(piece, settings, builder):
+        raise RefusedError("s3://b/a.jsonl: the credentials are expired")
+        yield
+
+    monkeypatch.setitem(readers.READERS, "jsonl", refused)
+    piece = inputs.Piece(0, "s3://b/a.jsonl", "a.jsonl", 1, 10)
+    with pytest.raises(RefusedError, match="expired"):
+        list(readers.read([piece], readers.ReadSettings("jsonl"), readers.Seen()))

@@ -259,6 +259,131 @@ def test_a_worker_lost_with_a_node_is_told_by_the_nodes_that_are_gone() -> None:
     assert [a.reason for a in found[:-1]] == [DIED, LOST, LOST, DIED, LOST]
 
 
+def test_all_tasks_that_a_node_took_along_are_lost_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first alone; those that die on nodes that live count."""
+    ray = FakeRay(lambda i, attempt: CRASHED if attempt < 3 else None, *[{"CPU": 4, "memory": 4 * GIB}] * 2)
+    wait = ray.wait
+
+    def dies(promises, num_returns, timeout, fetch_local):
+        ray.there[1]["Alive"] = False
+        return (
+            (promises[:1], promises)
+            if num_returns == 1
+            else wait(promises, num_returns, timeout, fetch_local)
+        )
+
+    monkeypatch.setattr(ray, "wait", dies)
+    found: dict[int, list[str]] = {i: [] for i in range(4)}
+    for answer in crew(ray).map([job(i) for i in range(4)]):
+        if isinstance(answer, Retried):
+            found[answer.job.task.index].append(answer.reason)
+    assert list(found.values()) == [[LOST, DIED]] * 4
+
+
+def test_a_node_that_was_gone_before_took_no_task_along() -> None:
+    ray = FakeRay(lambda i, attempt: CRASHED if attempt == 1 else None, *[{"CPU": 1, "memory": GIB}] * 2)
+    ray.there[1]["Alive"] = False
+    assert [a.reason for a in crew(ray).map([job()]) if isinstance(a, Retried)] == [DIED]
+
+
+def test_how_long_something_was_lacking_is_said_of_what_is_asked_for_now() -> None:
+    made = crew(FakeRay(lambda i, attempt: None, {"CPU": 1, "memory": GIB}))
+    made.patience.lacks(dispatch.request(8 * GIB), "", False, 0.0)
+    work = dispatch.Dispatch(made, [job(memory=8 * GIB)])
+    for memory, now in ((8, 100.0), (4, 120.0), (8, 140.0), (8, 160.0)):
+        work._look(memory * GIB, now)
+    with pytest.raises(ClusterError, match="can start none that has more"):
+        work._look(8 * GIB, 171.0)
+
+
+class Fitting(FakeRay):
+    """Keeps what it promised where a node that is up has the memory for it."""
+
+    def wait(self, promises, num_returns, timeout, fetch_local):
+        most = max(node["Resources"]["memory"] for node in self.there if node["Alive"])
+        return [p for p in promises if self.promised[p] <= most][:num_returns], []
+
+
+def answers_until(made: Cluster, then: Any) -> list[Any]:
+    found = []
+    for answer in made.map([job(0, memory=8 * GIB), job(1), job(2)]):
+        if answer is not None:
+            found.append(answer)
+            then(found)
+    return found
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for is looked at all the time."""
+    monkeypatch.setattr(dispatch, "WIDTH_SECONDS", -1.0)
+    monkeypatch.setattr(dispatch, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "node_types", list)
+    monkeypatch.setattr(dispatch, "nodes_to_come", lambda: False)
+
+
+def test_a_large_node_may_go_when_the_large_task_is_done(
+    looking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "PATIENCE_SECONDS", -1.0)
+    ray = Fitting(lambda i, attempt: None, {"CPU": 1, "memory": 16 * GIB}, {"CPU": 1, "memory": GIB})
+    monkeypatch.setattr(Cluster, "in_flight", 1)
+
+    def gone(found: list[Any]) -> None:
+        ray.there[0]["Alive"] = False
+
+    assert [answer[1].index for answer in answers_until(crew(ray), gone)] == [0, 1, 2]
+
+
+def test_memory_that_was_raised_and_that_no_node_has_any_more_is_an_error(
+    looking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "PATIENCE_SECONDS", 0.05)
+    ray = Fitting(
+        lambda i, attempt: KILLED if i == 0 and attempt == 1 else None,
+        {"CPU": 4, "memory": 16 * GIB},
+        {"CPU": 4, "memory": 9 * GIB},
+    )
+
+    def gone(found: list[Any]) -> None:
+        ray.there[0]["Alive"] = False
+
+    made = crew(ray)
+    with pytest.raises(
+        ClusterError, match=rf"ask for 1 CPU and {16 * GIB:,} .* {9 * GIB:,} bytes of memory, and"
+    ):
+        answers_until(made, gone)
+    ray.fate = lambda i, attempt: None
+    assert len(answers_until(made, lambda found: None)) == 3, (
+        "what was lacking is not held against other work"
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_what_is_looked_for_is_the_most_that_is_left_to_do(data) -> None:
+    n = data.draw(st.integers(1, 12))
+    memory = [data.draw(st.integers(0, 9)) * GIB for _ in range(n)]
+    after = [data.draw(st.none() | st.integers(0, i - 1)) if i else None for i in range(n)]
+    fates = {i: data.draw(st.lists(st.sampled_from([CRASHED, KILLED]), max_size=RETRIES)) for i in range(n)}
+    ray = FakeRay(lambda i, attempt: (fates[i] + [None])[attempt - 1], {"CPU": 2, "memory": 20 * GIB})
+    jobs = [
+        Job(0, "", Task(i, lambda spec, outputs: {}, None, memory=memory[i]), None if a is None else (0, a))
+        for i, a in enumerate(after)
+    ]
+    work = dispatch.Dispatch(crew(ray), jobs)
+    left = set(range(n))
+    while work.hand_out():
+        asked = [max(memory[i], GIB, work.memory.get((0, i), 0)) for i in left]
+        assert work._most() == max(asked)
+        for answer in work.settle(work.wait()):
+            if not isinstance(answer, Retried):
+                left.remove(answer[1].index)
+    assert not left
+    assert work._most() == 0
+    assert not work.memory
+
+
 def test_what_comes_after_a_task_waits_for_the_attempt_that_ends_well() -> None:
     ray = FakeRay(lambda i, attempt: NODE_DIED if i == 0 and attempt < 3 else None, {"CPU": 1, "memory": GIB})
     first, second = job(), Job(0, "", Task(1, lambda spec, outputs: {}, None), after=(0, 0))
