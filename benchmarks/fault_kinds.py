@@ -24,7 +24,7 @@ from winnow.shards import storage
 
 WORKER_NODES = 2
 MOST_NODES = 3
-FROZEN_S = 12.0
+FROZEN_S = 25.0
 """Longer than it takes until a node that does not answer is taken for lost: its workers come back to finish tasks that
 others have been given."""
 BUCKET = "winnow-faults"

@@ -123,6 +123,7 @@ class Engine:
             if missing or not request.tasks:
                 describe(request.stage, self.run)
             if missing and records.seal_there:
+                lease.check()
                 storage.remove(storage.join(request.stage.location(self.run), SEALED))
             if request.check:
                 for record in records.values():
@@ -161,7 +162,7 @@ class Engine:
         for i, request in enumerate(requests):
             in_order = known[i].in_order([t.index for t in request.tasks])
             location = request.stage.location(self.run)
-            _seal(known[i], location)
+            self._seal(request.stage, known[i])
             done = Done(request.stage, location, in_order, redone[i], fresh[i], seconds)
             self._note(done)
             answers.append(done)
@@ -173,11 +174,22 @@ class Engine:
         records = completed(location)
         if len(records) < n_tasks or any(i not in records for i in range(n_tasks)):
             return None
-        _seal(records, location)
+        self._seal(stage, records)
         self.progress.begin(stage.name, [Part(stage.name, n_tasks, n_tasks)])
         done = Done(stage, location, records.in_order(range(n_tasks)), 0, 0.0, 0.0)
         self._note(done)
         return done
+
+    def _seal(self, stage: Stage, records: Ledger) -> None:
+        """Keep the records of a finished stage as one file, where they are many."""
+        if len(records) < SEAL_FROM or records.sealed:
+            return
+        lease.check()
+        try:
+            records.seal(stage.location(self.run))
+        except OSError as error:
+            # The stage is complete without it: its records lie there one by one.
+            self.progress.say(f"{stage.name}: its records could not be put into one file: {error}")
 
     def _note(self, done: Done) -> None:
         self.done[done.stage.name] = done
@@ -192,12 +204,6 @@ class Engine:
                 raise InputError(f"{name}: {cause}") from error
             which = f"task {error.job.task.index}" + (f" on {error.node}" if error.node else "")
             raise RunError(f"{name}, {which}: {type(cause).__name__}: {cause}") from error
-
-
-def _seal(records: Ledger, location: str) -> None:
-    """Keep the records of a finished stage as one file, where they are many."""
-    if len(records) >= SEAL_FROM and not records.sealed:
-        records.seal(location)
 
 
 def _awaited(requests: Sequence[Request]) -> dict[tuple[str, int], tuple[int, int]]:

@@ -98,7 +98,9 @@ class Parts(OnDemand[list[Part]]):
     def sizes(self, at: int) -> np.ndarray:
         """uint32 or uint64: the bytes of each of the parts that a partition reads."""
         group, partition = divmod(at, self.fanout)
-        return self.runs.partition_bytes[self.starts[group] : self.starts[group + 1], partition]
+        mine = self.runs.partition_bytes[self.starts[group] : self.starts[group + 1]]
+        # Without any run it is not known how many partitions one would have.
+        return mine[:, partition] if len(mine) else np.empty(0, mine.dtype)
 
     @property
     def held(self) -> int:
@@ -140,16 +142,16 @@ def write_run(
 def run_files(location: str, records: Iterable[Record]) -> Runs:
     """The runs that a stage's records list under `runs`, in task order; all are divided at the same bounds."""
     names: list[str] = []
-    sizes, rows = array("q"), array("Q")
+    sizes, held = array("q"), array("I")
     for record in records:
         for run in record.counts["runs"]:
             names.append(run["name"])
             sizes.append(record.outputs[run["name"]][0])
-            rows.extend(run["partition_bytes"])
-    held = np.frombuffer(rows, np.uint64).reshape(len(names), -1) if names else np.empty((0, 1), np.uint64)
-    if not held.size or held.max() < 1 << 32:
-        held = held.astype(np.uint32)
-    return Runs(location, names, np.array(sizes, np.int64), held)
+            if held.typecode == "I" and max(run["partition_bytes"]) >= 1 << 32:
+                held = array("Q", held)
+            held.extend(run["partition_bytes"])
+    rows = np.frombuffer(held, np.dtype(held.typecode)).reshape(len(names), -1 if names else 1)
+    return Runs(location, names, np.frombuffer(sizes, np.int64), rows)
 
 
 def read_parts(parts: Sequence[Part], wire: Wire) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -203,8 +205,7 @@ def further_rounds(
     `first` is the finished first round, whose runs are divided at
     `exchange.coarse_bounds(bounds, rounds.fanouts, 0)`; `stages` are its `round_stages`.
     """
-    runs = run_files(first.location, first.records)
-    parts = Parts(runs, np.array([0, len(runs)]), rounds.fanouts[0])
+    parts = _first_parts(run_files(first.location, first.records), rounds.fanouts[0])
     for fanout, stage in zip(rounds.fanouts[1:], stages, strict=True):
         ranges, owners = array("q"), array("q", [0])
         for p in range(len(parts)):
@@ -213,8 +214,14 @@ def further_rounds(
             owners.append(len(ranges) // 2)
         make = _Round(parts, wire, bounds, rounds.partitions // len(parts), fanout, owners, ranges).spec
         done = yield Request(stage, [Task(i, rescatter_task, Later(make, i)) for i in range(owners[-1])])
+        # Or the driver would hold the runs of two rounds while it reads these.
+        del make, parts
         parts = Parts(run_files(done.location, done.records), np.array(owners), fanout)
     return parts
+
+
+def _first_parts(runs: Runs, fanout: int) -> Parts:
+    return Parts(runs, np.array([0, len(runs)]), fanout)
 
 
 @dataclass(frozen=True, slots=True)

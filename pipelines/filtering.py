@@ -9,6 +9,7 @@ The stage `documents` depends on everything that a document's text and stored si
 
 from __future__ import annotations
 
+import bisect
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -174,16 +175,17 @@ def documents_request(
 
 
 def _bad_rows_check(recipe: Recipe, source: SourcePlan) -> Callable[[Record], None]:
-    places = {index: at for at, index in enumerate(source.indices)}
+    indices = source.indices
 
     def check(record: Record) -> None:
-        if record.index not in places:  # of a larger part of the source, read before
+        at = bisect.bisect_left(indices, record.index)
+        if at == len(indices) or indices[at] != record.index:  # of a larger part of the source, read before
             return
         lost = record.counts["lost"]
         bad = {reason: n for reason, n in lost.items() if is_malformed(reason)}
         allowed = max(1, int(recipe.max_bad_rows * record.counts["rows"])) if recipe.max_bad_rows else 0
         if sum(bad.values()) > allowed:
-            split = source.splits[places[record.index]]
+            split = source.splits[at]
             files = split.pieces[0].path + (f" … {split.pieces[-1].path}" if len(split.pieces) > 1 else "")
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(bad.items()))
             raise InputError(

@@ -33,6 +33,8 @@ BLOCK = 256
 """Records that are compressed together."""
 THREADS, REMOTE_THREADS = 8, 32
 """That read single records: on a disk, and where each of them is a request to wait for."""
+DIGEST_BYTES = 32
+"""Hexadecimal xxh3-128 of all that follows it in a seal: a line of its own, a line of JSON, the blocks."""
 BATCH = 4096
 """Single records that are asked for at a time."""
 
@@ -105,14 +107,13 @@ class Ledger(Mapping[int, Record]):
         for block in list(self._open):
             self._close(block)
         blocks = sorted(self._closed.items())
-        body = b"".join(data for _, data in blocks)
-        header = {
-            "schema": SCHEMA_VERSION,
-            "records": len(self),
-            "blocks": [(block, len(data)) for block, data in blocks],
-            "xxh3": xxhash.xxh3_128_hexdigest(body),
-        }
-        storage.put_bytes(storage.join(location, SEALED), orjson.dumps(header) + b"\n" + body)
+        sizes = [(block, len(data)) for block, data in blocks]
+        header = orjson.dumps({"schema": SCHEMA_VERSION, "records": len(self), "blocks": sizes}) + b"\n"
+        digest = xxhash.xxh3_128(header)
+        for _, data in blocks:
+            digest.update(data)
+        parts = (digest.hexdigest().encode(), b"\n", header, *(data for _, data in blocks))
+        storage.put_bytes(storage.join(location, SEALED), b"".join(parts))
         self.sealed = self.seal_there = True
 
     def _take(self, block: int, data: bytes, indices: Iterable[int]) -> None:
@@ -175,13 +176,16 @@ def _records_of(block: bytes) -> dict[int, Record]:
 
 def _unsealed(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The blocks of a seal, by number. Raises ValueError for what is no seal of this schema, or a damaged one."""
-    head, _, body = data.partition(b"\n")
-    header = orjson.loads(head)
-    if header["schema"] != SCHEMA_VERSION or header["xxh3"] != xxhash.xxh3_128_hexdigest(body):
-        raise ValueError("not a whole seal of this schema")
-    at = 0
+    view = memoryview(data)
+    digest = xxhash.xxh3_128_hexdigest(view[DIGEST_BYTES + 1 :]).encode()
+    if data[: DIGEST_BYTES + 1] != digest + b"\n":
+        raise ValueError("not a whole seal")
+    at = data.index(b"\n", DIGEST_BYTES + 1) + 1
+    header = orjson.loads(view[DIGEST_BYTES + 1 : at])
+    if header["schema"] != SCHEMA_VERSION:
+        raise ValueError("a seal of another schema")
     for block, length in header["blocks"]:
-        yield block, body[at : at + length]
+        yield block, bytes(view[at : at + length])
         at += length
 
 

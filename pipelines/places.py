@@ -189,5 +189,7 @@ def is_network_error(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in UNREACHED:
             return True
+        if isinstance(error, storage.StorageError) and not error.permanent:
+            return True
         error = error.__cause__ or error.__context__
     return False

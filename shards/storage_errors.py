@@ -13,7 +13,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-PATIENCE_S, SILENCE_S = 300.0, 30.0
+PATIENCE_S, SILENCE_S = 300.0, 10.0
 """Seconds of waiting without progress, and of waiting for a store that never answered this process."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
 """The pauses between two attempts grow from the one to the other, each a random part of it more than half."""

@@ -385,5 +385,5 @@ def test_clusters_of_real_text_are_datatroves(truth, datatrove_run):
     stored = np.fromfile(datatrove_run / "clustered/000000.clusters", np.dtype("<u4, <u4"))
     for document, cluster in stored.tolist():
         clusters[cluster].add(document)
-    assert len(clusters) > 1000
+    assert len(clusters) > 500
     assert union(sharing.values()) == {frozenset(members) for members in clusters.values()}
