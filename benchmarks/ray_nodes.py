@@ -157,12 +157,13 @@ class Nodes:
         node.kill()
         self.nodes.remove(node)
 
-    def dismiss(self, node: Node) -> None:
-        """Ask a node to go, as a cloud does before it takes one back; the cluster is told that it goes."""
-        for pid, line in node.pids().items():
-            if "/raylet/raylet" in line:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+    def dismiss(self, node: Node) -> list[int]:
+        """Ask a node to go, as a cloud does before it takes one back; its raylets, which tell the cluster."""
+        asked = [pid for pid, line in node.pids().items() if "/raylet/raylet" in line]
+        for pid in asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        return asked
 
     def bury(self) -> None:
         """Forget nodes that ended."""
@@ -170,10 +171,12 @@ class Nodes:
             self.kill(node)
 
     def stop(self, node: Node) -> None:
-        """Take a node away in order, and wait until it is gone."""
-        self.dismiss(node)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            node.process.wait(STOP_SECONDS)
+        """Take a node away in order: when this returns, the cluster knows that it is gone."""
+        asked = self.dismiss(node)
+        deadline = time.monotonic() + STOP_SECONDS
+        # `ray start` itself notices later.
+        while time.monotonic() < deadline and not node.pids().keys().isdisjoint(asked):
+            time.sleep(0.05)
         self.kill(node)
 
     def close(self) -> None:

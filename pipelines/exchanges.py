@@ -52,7 +52,7 @@ Part = tuple[RunFile, int]
 
 
 class Runs(OnDemand[RunFile]):
-    """The runs of a stage, in task order: about 30 bytes for each, and 4 for each of its partitions."""
+    """The runs of a stage, in task order: about 40 bytes for each, and 4 (or 8) for each of its partitions."""
 
     __slots__ = ("location", "names", "partition_bytes", "sizes")
 
@@ -150,7 +150,8 @@ def run_files(location: str, records: Iterable[Record]) -> Runs:
             if held.typecode == "I" and max(run["partition_bytes"]) >= 1 << 32:
                 held = array("Q", held)
             held.extend(run["partition_bytes"])
-    rows = np.frombuffer(held, np.dtype(held.typecode)).reshape(len(names), -1 if names else 1)
+    dtype = np.uint32 if held.typecode == "I" else np.uint64
+    rows = np.frombuffer(held, dtype).reshape(len(names), -1 if names else 1)
     return Runs(location, names, np.frombuffer(sizes, np.int64), rows)
 
 

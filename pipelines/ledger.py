@@ -112,8 +112,9 @@ class Ledger(Mapping[int, Record]):
         digest = xxhash.xxh3_128(header)
         for _, data in blocks:
             digest.update(data)
-        parts = (digest.hexdigest().encode(), b"\n", header, *(data for _, data in blocks))
-        storage.put_bytes(storage.join(location, SEALED), b"".join(parts))
+        with storage.commit(storage.join(location, SEALED)) as path, open(path, "wb") as file:
+            file.writelines([digest.hexdigest().encode(), b"\n", header])
+            file.writelines(data for _, data in blocks)
         self.sealed = self.seal_there = True
 
     def _take(self, block: int, data: bytes, indices: Iterable[int]) -> None:

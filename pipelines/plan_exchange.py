@@ -12,16 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from winnow.pipelines.ledger import BLOCK
 from winnow.pipelines.numbers import show_bytes
 from winnow.pipelines.planning import Plan
 from winnow.shards import exchange
 
 READS = 3
 """Of each part that a task reads: the run's index, the rows, the payload (which some have none of)."""
-RUN_BYTES, PARTITION_ENTRY_BYTES = 240, 8
-"""What the driver holds of a run, and beside that for each partition it has (ours: benchmarks/many_splits.py)."""
+RUN_BYTES, RECORD_BYTES = 70, 100
+"""What the driver holds of a run of the round that is read, and of every round's runs in their records (ours)."""
+ENTRY_BYTES = 4
+"""What each of these has of each partition of a run: sizes below 4 GiB, and compressed digits (ours: 3.4 to 4)."""
+DECODED_RUNS, DECODED_BYTES, DECODED_ENTRY_BYTES = 5 * BLOCK, 1700, 56
+"""Runs whose records are decoded at a time while a round's are read; bytes of each, and for each partition (ours)."""
 TASK_BYTES = 350
-"""What it holds of a task that has not run yet (ours, the same)."""
+"""What the driver holds of a task that has not run yet (ours: benchmarks/many_splits.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,18 @@ class Shape:
 
     @property
     def driver_bytes(self) -> int:
-        """What the driver holds in its largest round, where its records have each run's partitions."""
-        return max(
-            runs * (RUN_BYTES + PARTITION_ENTRY_BYTES * fanout)
-            + TASK_BYTES * max(runs, self.rounds.partitions)
-            for runs, fanout in zip(self.runs, self.rounds.fanouts, strict=True)
+        """The most that the driver holds: records of all rounds, the runs of the round that is read, and tasks.
+
+        Records stay until the run ends.
+        """
+        shapes = list(zip(self.runs, self.rounds.fanouts, strict=True))
+        records = sum(runs * (RECORD_BYTES + ENTRY_BYTES * fanout) for runs, fanout in shapes)
+        read = max(runs * (RUN_BYTES + ENTRY_BYTES * fanout) for runs, fanout in shapes)
+        decoded = max(
+            min(runs, DECODED_RUNS) * (DECODED_BYTES + DECODED_ENTRY_BYTES * fanout)
+            for runs, fanout in shapes
         )
+        return records + read + decoded + TASK_BYTES * max(*self.runs, self.rounds.partitions)
 
 
 def shape_of(total: int, partition_bytes: int) -> Shape:
@@ -112,8 +123,12 @@ def _line(one: Mapping[str, Any]) -> str:
     fanouts, of = one["fanouts"], "shuffle of" if one["of"] == "shuffle" else f"{one['of']} dedup of"
     rounds = "1 round" if len(fanouts) == 1 else f"{len(fanouts)} rounds ({' × '.join(map(str, fanouts))})"
     return (
-        f"exchange: {of} {', '.join(one['group'])}: ~ {show_bytes(one['bytes_estimate'])}, {one['partitions']:,} "
-        f"partitions in {rounds}; a task reads ~ {show_bytes(one['range_bytes'])} of each of "
-        f"{one['files_per_task']:,} files; ~ {one['requests_estimate']:,} requests, driver ~ "
-        f"{show_bytes(one['driver_bytes_estimate'])}"
+        f"exchange: {of} {', '.join(one['group'])}: ~ {show_bytes(one['bytes_estimate'])}, "
+        f"{_counted(one['partitions'], 'partition')} in {rounds}; a task reads ~ {show_bytes(one['range_bytes'])} of "
+        f"{'each of ' if one['files_per_task'] > 1 else ''}{_counted(one['files_per_task'], 'file')}; "
+        f"~ {one['requests_estimate']:,} requests, driver ~ {show_bytes(one['driver_bytes_estimate'])}"
     )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -178,7 +178,8 @@ def _step_line(step: dict[str, Any]) -> str:
         return f"{line}{shards}; of how much text is not known"
     if step["partitions"]:
         rounds = f" in {step['rounds']} rounds" if step["rounds"] > 1 else ""
-        line += f"; exchange ~ {show_bytes(step['exchange_bytes_estimate'])}, {step['partitions']:,} partitions{rounds}"
+        partitions = f"{step['partitions']:,} partition" + ("s" if step["partitions"] != 1 else "")
+        line += f"; exchange ~ {show_bytes(step['exchange_bytes_estimate'])}, {partitions}{rounds}"
     if step["kept_bytes_estimate"]:
         line += f"; kept for later runs ~ {show_bytes(step['kept_bytes_estimate'])}"
     if "filter_bytes_estimate" in step:

@@ -20,6 +20,7 @@ from winnow.pipelines.plan_vectors import step_cost
 from winnow.pipelines.planning import WORDS_ESTIMATE, Plan, SourcePlan, text_estimate
 from winnow.shards import scratch, storage
 from winnow.shards.inputs import InputError
+from winnow.shards.splits import costs
 from winnow.shards.stackexchange import SORT_BYTES
 
 WRITTEN = 2.0
@@ -90,7 +91,7 @@ def scratch_line(facts: Mapping[str, Any]) -> str:
 def _largest_text(source: SourcePlan) -> float:
     """Bytes of text in its largest split, before filters."""
     text_per_byte = text_estimate(source.files, source.read) / max(source.stored_bytes, 1)
-    return text_per_byte * max((split.cost for split in source.splits), default=0)
+    return text_per_byte * int(costs(source.splits).max(initial=0))
 
 
 def _sorted(plan: Plan) -> float:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from winnow.filters.classifier_training import TrainingOptions
 from winnow.pipelines.classifier_settings import EXAMPLES, Classifier, EmbeddingClassifier
+from winnow.pipelines.embedding_cost import DOCUMENT_BYTES
 from winnow.pipelines.located import RecipeError
 from winnow.pipelines.mirrors import Mirrors, read_mirrors
 from winnow.pipelines.mixture_settings import figure
@@ -37,6 +38,8 @@ Trafilatura's test sets (36.3 MB of HTML, 2.46 MB of main content; of whole web 
 within a factor of two) and an excerpt of the English Wikipedia's dump (6.1 MB of XML, 2.9 MB of text)."""
 BYTES_PER_TOKEN = 4.3
 """English text with the Mistral or NeoX tokenizer (ours, same corpora)."""
+STREAM_ROW_BYTES = 40
+"""What goes with a document's tokens through the shuffle (stream.py)."""
 
 OFFLINE_HINT = (
     "of a repository on the hub a copy will do: `hf download ORG/NAME --repo-type dataset --local-dir DIR` "
@@ -158,8 +161,7 @@ class Plan:
         return [*self.sources, *examples]
 
     def disk_estimate(self, drawn: float) -> float:
-        """Bytes below RUN: text once (LZ4, about 0.6), tokens at 2 bytes flat, in every round's runs and as the stream;
-        and shards.
+        """Bytes below RUN: text once (LZ4, about 0.6), tokens flat, in every round's runs and as the stream; shards.
 
         drawn : tokens of the training run, which a mixed stream holds; other shards hold each source once.
         """
@@ -167,7 +169,7 @@ class Plan:
         times = sum(s.token_estimate * (2 + len(self.shuffle(s).fanouts)) for s in self.sources)
         in_shards = drawn if self.recipe.mixture.output == "mixed" else tokens
         text = sum(s.text_estimate for s in self.sources)
-        return 0.6 * text + 2 * times + 2 * in_shards * (1 + len(self.recipe.sequence.also))
+        return 0.6 * text + self.token_bytes * times + 2 * in_shards * (1 + len(self.recipe.sequence.also))
 
     @property
     def task_memory(self) -> int:
@@ -177,8 +179,17 @@ class Plan:
         return max(3 * limits.partition_bytes, 2 * self.recipe.shards.size_limit, *reading)
 
     def shuffled_bytes(self, source: SourcePlan) -> int:
-        """What goes through the source's shuffle, for the estimated tokens."""
-        return int(2 * source.token_estimate)
+        """What goes through the source's shuffle, for the estimated tokens and documents."""
+        documents = source.text_estimate / DOCUMENT_BYTES
+        return int(self.token_bytes * source.token_estimate + STREAM_ROW_BYTES * documents)
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token before it is in a shard: 4 where the loss mask goes with it.
+
+        Four, too, with a tokenizer of more than 65,536 ids; the plan does not open it, and says 2.
+        """
+        return 4 if "loss_mask" in self.recipe.shards.columns else 2
 
     def shuffle(self, source: SourcePlan) -> exchange.Rounds:
         """Partitions and rounds of that."""

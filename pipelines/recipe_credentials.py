@@ -6,14 +6,12 @@ it is refused before anything else is said of the recipe, and without being repe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from winnow.pipelines.located import Document, RecipeError
 from winnow.shards.storage_errors import carries_credentials
 
-URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
 REFUSED = (
     "a location with a key or a signature in it; what a recipe says is written into RUN and logs: give credentials by "
     "the environment of every node (docs/object_stores.md)"
@@ -41,4 +39,4 @@ def _paths(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int,
 
 
 def _carries(value: Any) -> bool:
-    return isinstance(value, str) and URL.match(value) is not None and carries_credentials(value)
+    return isinstance(value, str) and carries_credentials(value)

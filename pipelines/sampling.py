@@ -29,6 +29,7 @@ from winnow.pipelines.records import total
 from winnow.shards import tables
 from winnow.shards.inputs import Split
 from winnow.shards.on_demand import OnDemand
+from winnow.shards.splits import begins, costs
 
 if TYPE_CHECKING:
     from winnow.pipelines.corpus import SourceRun
@@ -107,11 +108,15 @@ class Choice:
 
 def hashed_order(splits: Sequence[Split], seed: int) -> Sequence[Split]:
     """The splits by hash(seed, first half of the first row's id, where the split begins in that file)."""
-    begins = ((split.pieces[0].id_half, split.pieces[0].start) for split in splits)
-    firsts = np.fromiter(begins, [("half", np.uint64), ("start", np.uint64)], len(splits))
-    half, start = firsts["half"].copy(), firsts["start"].copy()
-    keys = tables.mix(seed ^ SPLIT_SEED, half, start)
-    order = np.lexsort((start, half, keys))
+    return _taken(splits, _order(splits, seed))
+
+
+def _order(splits: Sequence[Split], seed: int) -> np.ndarray:
+    half, start = begins(splits)
+    return np.lexsort((start, half, tables.mix(seed ^ SPLIT_SEED, half, start)))
+
+
+def _taken(splits: Sequence[Split], order: np.ndarray) -> Sequence[Split]:
     return splits.taken(order) if isinstance(splits, OnDemand) else tuple(splits[i] for i in order)
 
 
@@ -122,9 +127,8 @@ def expected(source: Source, splits: Sequence[Split], seed: int, token_estimate:
     """
     if source.sample is None and source.tokens is None:
         return None
-    order = hashed_order(splits, seed)
-    ends = np.cumsum(np.fromiter((split.cost for split in order), np.int64, len(order)))
-    everything = Choice(order, ends, len(order))
+    order = _order(splits, seed)
+    everything = Choice(_taken(splits, order), np.cumsum(costs(splits)[order]), len(order))
     if source.sample is not None:
         # As the recipe has it: 0.07 of 100 bytes is 7, though the product of floats is more.
         return everything.upto(math.ceil(Fraction(repr(source.sample)) * everything.of_bytes))

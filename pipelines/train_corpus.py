@@ -137,9 +137,16 @@ class TrainingRun:
 
     @cached_property
     def _blocks(self) -> Mapping[str, Any]:
+        import yaml
         from winnow.shards import plain_yaml
 
-        return plain_yaml.load(storage.read_bytes(self.streams_yaml))
+        try:
+            blocks = plain_yaml.load(storage.read_bytes(self.streams_yaml))
+        except yaml.YAMLError:
+            blocks = None
+        if not isinstance(blocks, dict):
+            raise TrainInputError(f"{self.streams_yaml} is damaged: no YAML with the blocks of a loader")
+        return blocks
 
     def dataset(self, split: str) -> Mapping[str, Any]:
         """The `dataset` of a split's block. Raises TrainInputError where `streams.yaml` has none."""

@@ -307,11 +307,15 @@ def _loader(dataset: dict[str, Any], *, drop_last: bool) -> dict[str, Any]:
 
 def _dataset(streams_yaml: str, split: str, packing: str | int | None) -> Mapping[str, Any]:
     """The dataset of one block of a file."""
+    import yaml
     from winnow.shards import plain_yaml
 
     if split not in _LOADERS:
         raise ValueError(f"split must be 'train' or 'val', not {split!r}")
-    content = plain_yaml.load(storage.read_bytes(streams_yaml))
+    try:
+        content = plain_yaml.load(storage.read_bytes(streams_yaml))
+    except yaml.YAMLError:
+        raise ValueError(f"{streams_yaml} is damaged: no YAML with the blocks of a loader") from None
     if not isinstance(content, dict):
         raise ValueError(f"{streams_yaml} has no {_LOADERS[split]!r} with a dataset")
     blocks: Any = content

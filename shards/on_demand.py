@@ -7,7 +7,10 @@ thousand. They are held as columns or compressed, and an item is made when someb
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class OnDemand(Sequence[T]):
         places = range(len(self))[at]
         return self.made(places) if isinstance(places, int) else _Taken(self, places)
 
-    def taken(self, places: Sequence[int]) -> Sequence[T]:
+    def taken(self, places: Sequence[int] | np.ndarray) -> Sequence[T]:
         """The items at these places, in this order."""
         return _Taken(self, places)
 
@@ -53,7 +56,7 @@ class _Taken(OnDemand[T]):
 
     __slots__ = ("of", "places")
 
-    def __init__(self, of: OnDemand[T], places: Sequence[int]):
+    def __init__(self, of: OnDemand[T], places: Sequence[int] | np.ndarray):
         self.of = of
         self.places = places
 

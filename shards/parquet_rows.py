@@ -37,7 +37,7 @@ PAGE_BYTES = 128 << 20
 MOST_IN_LISTS = 1 << 26
 """Elements in a page of lists, of which a row may have all: 12 bytes of memory each, however small the page."""
 CHUNK_BYTES = 32 << 20
-"""Stored bytes of a column chunk beyond which it is not read as a whole."""
+"""Stored bytes of a row group beyond which it is not read as a whole."""
 BUFFERS = 64 << 20
 """Bytes for reading such chunks, over the columns."""
 STRING, NUMBER = 8, 40
@@ -68,7 +68,9 @@ def batches(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, pa.Reco
         with storage.open_input(piece.location) as file:
             meta = pq.ParquetFile(file).metadata
             stop = meta.num_row_groups if piece.stop < 0 else piece.stop
-            parquet = pq.ParquetFile(file, metadata=meta, buffer_size=_buffer(meta, piece.start, stop))
+            buffer = _buffer(meta, piece.start, stop)
+            # What pyarrow buffers before reading is all columns of a row group, whatever buffer_size says.
+            parquet = pq.ParquetFile(file, metadata=meta, buffer_size=buffer, pre_buffer=buffer == 0)
             names = parquet.schema_arrow.names
             if (
                 settings.compose is None
@@ -98,10 +100,12 @@ def batches(piece: Piece, settings: ReadSettings) -> Iterator[tuple[int, pa.Reco
 
 
 def _buffer(meta: pq.FileMetaData, start: int, stop: int) -> int:
-    """Bytes at a time of a file with large column chunks; 0 to read them as a whole."""
-    columns = range(meta.num_columns)
+    """Bytes at a time of a file with large row groups; 0 to read them as a whole."""
     groups = (meta.row_group(g) for g in range(start, stop))
-    if all(group.column(c).total_compressed_size <= CHUNK_BYTES for group in groups for c in columns):
+    if all(
+        sum(group.column(c).total_compressed_size for c in range(meta.num_columns)) <= CHUNK_BYTES
+        for group in groups
+    ):
         return 0
     return max(1 << 20, min(8 << 20, BUFFERS // meta.num_columns))
 

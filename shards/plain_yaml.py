@@ -19,4 +19,8 @@ class _PlainLoader(yaml.SafeLoader):
 
 def load(data: str | bytes) -> Any:
     """The value of one YAML document. Raises yaml.YAMLError."""
-    return yaml.load(data, Loader=_PlainLoader)
+    try:
+        return yaml.load(data, Loader=_PlainLoader)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # PyYAML's constructors raise them for a 99th of May, `!!int x`, 5,000 digits, a thousand brackets.
+        raise yaml.YAMLError(f"a value that is none: {type(error).__name__}") from None

@@ -36,6 +36,7 @@ from winnow.shards.storage_errors import (
     RefusedError,
     StorageError,
     UnusableError,
+    has_key,
     scrub,
 )
 
@@ -55,6 +56,8 @@ RENEWED = {
     "RequestExpired",
 }  # fmt: skip
 """Codes that other credentials may mend, which are asked for once."""
+LOCAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""What no connection raises: botocore could not read a file, or start a program, that has the credentials."""
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 
 
@@ -145,15 +148,25 @@ def _new_client() -> Any:
                 signature_version=UNSIGNED if anonymous else None,
             ),
         )
+    except OSError as error:
+        raise _unread("s3://", error) from None
     except (BotoCoreError, ValueError) as error:
         message = scrub(str(error))
     raise UnusableError(f"the settings of S3 cannot be used: {message}")
 
 
+def _unread(location: str, error: OSError) -> RefusedError:
+    named = f": {scrub(str(error.filename))}" if error.filename else ""
+    return RefusedError(
+        f"{location}: no credentials for S3 are found here ({type(error).__name__}{named}); see to what the settings "
+        "of this node name (AWS_WEB_IDENTITY_TOKEN_FILE, credential_process and the like)"
+    )
+
+
 def place(location: str) -> tuple[str, str]:
     """(bucket, key) of a location. Raises UnusableError for one without a bucket."""
     bucket, _, key = location.split("://", 1)[1].partition("/")
-    if not bucket or "@" in bucket:
+    if not bucket or has_key(bucket):
         raise UnusableError("a place on S3 is written s3://BUCKET/KEY, and credentials are no part of it")
     return bucket, key
 
@@ -169,7 +182,9 @@ def call(location: str, ask: Callable[[Any], T], patience: Patience | None = Non
             answer = ask(client)
         except StorageError:
             raise
-        except (OSError, ShortAnswerError) as error:  # of the connection: nothing local is touched in here
+        except LOCAL as error:
+            failure = Failure("no credentials", _unread(location, error), renew=True, answered=False)
+        except (OSError, ShortAnswerError) as error:  # of the connection
             failure = Failure(type(error).__name__)
         except Exception as error:
             failure = understand(error, location, client)

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from winnow.shards import storage
 from winnow.shards.inputs import InputError, InputFile, Piece, Split
 from winnow.shards.on_demand import OnDemand
@@ -58,6 +59,20 @@ class Splits(OnDemand[Split]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
+    @property
+    def costs(self) -> np.ndarray:
+        """int64[splits]: the bytes of each, as stored."""
+        starts = np.array(self._starts[:-1], np.int64)
+        # Every split has a piece, so no range of the sum is empty.
+        return np.add.reduceat(np.array(self._size, np.int64), starts) if len(starts) else starts
+
+    @property
+    def begins(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint64[splits] twice: of each one's first row the first half of the id, and where its piece begins."""
+        firsts = np.array(self._starts[:-1], np.int64)
+        halves = np.array([file.id_half(self._source) for file in self._files], np.uint64)
+        return halves[np.array(self._file, np.int64)[firsts]], np.array(self._start, np.uint64)[firsts]
+
     def made(self, at: int) -> Split:
         return Split(at, tuple(map(self._piece, range(self._starts[at], self._starts[at + 1]))))
 
@@ -75,6 +90,21 @@ class Splits(OnDemand[Split]):
             file.size,
             file.fingerprint,
         )
+
+
+def costs(splits: Sequence[Split]) -> np.ndarray:
+    """int64[splits]: the bytes of each, as stored."""
+    if isinstance(splits, Splits):
+        return splits.costs
+    return np.fromiter((split.cost for split in splits), np.int64, len(splits))
+
+
+def begins(splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
+    """uint64[splits] twice: of each one's first row the first half of the id, and where its piece begins."""
+    if isinstance(splits, Splits):
+        return splits.begins
+    firsts = [split.pieces[0] for split in splits]
+    return np.array([p.id_half for p in firsts], np.uint64), np.array([p.start for p in firsts], np.uint64)
 
 
 def cut(source: str, files: Sequence[InputFile], format_: str, split_bytes: int) -> Splits:

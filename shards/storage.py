@@ -18,6 +18,7 @@ Names that start with a dot are unfinished attempts; listings leave them out.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -32,6 +33,8 @@ from winnow.shards.storage_errors import StorageError, carries_credentials
 __all__ = ["StorageError"]
 UNFINISHED = ".tmp"
 HUB = "hf://"
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How FAT, SMB and many FUSE file systems say that they have no hard links."""
 
 
 def is_local(location: str) -> bool:
@@ -51,6 +54,8 @@ def check_location(location: str) -> None:
     if carries_credentials(location):
         scheme, _, rest = location.partition("://")
         bare = rest.split("?", 1)[0].rsplit("@", 1)[-1]
+        if ":" in bare.split("/", 1)[0]:
+            bare = "(hidden)"
         raise InputError(
             f"{scheme}://{bare}: a location with a key or a signature in it is refused, because locations are written "
             "into RUN and logs; give the credentials by the environment of every node (AWS_ACCESS_KEY_ID, ...)"
@@ -229,13 +234,33 @@ def put_if_absent(location: str, data: bytes) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(attempt, target)
+        try:
+            os.link(attempt, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            _create(target, data)
     except FileExistsError:
         return False
     finally:
         attempt.unlink(missing_ok=True)
     _sync_directory(str(target.parent))
     return True
+
+
+def _create(target: Path, data: bytes) -> None:
+    """Make a file where there are no hard links: one of many makes it; a reader may see it while it is empty.
+
+    Raises FileExistsError.
+    """
+    with open(target, "xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
 
 
 def copy(source: str, target: str) -> None:

@@ -23,9 +23,15 @@ SIGNED = re.compile(
     r"[?&](?:x-amz-(?:signature|credential|security-token)|x-goog-signature|signature|sig)=", re.I
 )
 """In the query of an address that is a key to what it names."""
+URL = re.compile(r"(?<![a-z0-9+.-])([a-z0-9+.-]+)://(?=([^/\s]*))", re.I)
+"""A scheme and what stands before the first slash; the URLs of a chain (`zip://a::s3://b/c`) one by one."""
+BUCKETS = ("s3", "s3a", "gs", "gcs")
+"""Schemes that have a bucket where others have a host: no port, and a colon only in an ARN."""
 SECRETS = (
-    (re.compile(r"\b(?:A3T[A-Z0-9]|AKIA|ASIA|AGPA|AROA)[A-Z0-9]{12,}\b"), "(key id)"),
     (re.compile(r"(//)[^/@\s]+@"), r"\1(credentials)@"),
+    # Secret keys have slashes; they have a bound because a text may have many colons.
+    (re.compile(r"(//)[^/\s:@]+:[^@\s]{1,256}@"), r"\1(credentials)@"),
+    (re.compile(r"\b(?:A3T[A-Z0-9]|AKIA|ASIA|AGPA|AROA)[A-Z0-9]{12,}\b"), "(key id)"),
     (
         re.compile(r"(?i)\b((?:x-(?:amz|goog)-)?(?:signature|credential|security-token|sig))=[^&\s\"'<,]+"),
         r"\1=(hidden)",
@@ -82,14 +88,24 @@ def scrub(text: str, *known: str | None) -> str:
 
 
 def carries_credentials(location: str) -> bool:
-    """Tell whether a URL has a user's name or key before its host, or a signature in its query."""
-    scheme, found, rest = location.partition("://")
-    if not found or scheme == "hf":
-        return False
-    user = rest.split("/", 1)[0].rpartition("@")[0]
-    # Azure's abfs://container@account.dfs.core.windows.net/ names a container there.
-    key = user and (":" in user or not scheme.lower().startswith(("abfs", "wasb")))
-    return bool(key or SIGNED.search(rest))
+    """Tell whether a URL, or one in a chain or text, has a user's name or key before its host, or a signature in its
+    query."""
+    schemes = set()
+    for scheme, host in URL.findall(location):
+        schemes.add(scheme := scheme.lower())
+        user = host.rpartition("@")[0]
+        # The hub's hf://datasets@revision names a version, Azure's abfs://container@account a container.
+        if user and scheme != "hf" and (":" in user or not scheme.startswith(("abfs", "wasb"))):
+            return True
+        if scheme in BUCKETS and has_key(host.rstrip(":")):
+            return True
+    return bool(schemes - {"hf"}) and SIGNED.search(location) is not None
+
+
+def has_key(bucket: str) -> bool:
+    """Tell whether what stands for a bucket begins with a key: `KEY:SECRET@…`, and a secret may have a slash, at which
+    the bucket seems to end."""
+    return "@" in bucket or (":" in bucket and not bucket.startswith("arn:"))
 
 
 @dataclass(slots=True)

@@ -62,6 +62,7 @@ class FakeRay:
         WorkerCrashedError=OtherError,
         OutOfMemoryError=OtherError,
         NodeDiedError=OtherError,
+        ActorUnschedulableError=OtherError,
         ObjectLostError=OtherError,
         RuntimeEnvSetupError=OtherError,
     )

@@ -291,6 +291,9 @@ PHASES = (
         pytest.param(ONE, "val", None, "has no 'eval_loader' with a dataset$", id="no-val"),
         pytest.param("- 1", "train", None, "has no 'train_loader' with a dataset$", id="list"),
         pytest.param(
+            "a: 2024-99-99", "train", None, "is damaged: no YAML with the blocks of a loader$", id="yaml"
+        ),
+        pytest.param(
             ONE, "train", 512, "has no 'train_loader' with a dataset for packing '512'$", id="packing"
         ),
         pytest.param(

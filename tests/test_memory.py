@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import subprocess
 import sys
 import tarfile
@@ -375,6 +376,38 @@ def test_rows_are_the_same_whatever_a_page_may_hold(tmp_path, monkeypatch, setti
     kept, lost = read(path, settings_)
     assert kept == wanted[0]
     assert [(row.id, row.reason) for row in lost] == [(row.id, row.reason) for row in wanted[1]]
+
+
+class Watched(io.FileIO):
+    """A file that knows the largest read."""
+
+    largest = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        Watched.largest = max(Watched.largest, len(data))
+        return data
+
+
+@pytest.mark.parametrize("columns", [1, 3], ids=["a large chunk", "chunks that are large together"])
+def test_large_row_groups_are_not_read_as_a_whole(tmp_path, monkeypatch, columns):
+    noise = random.Random(0)
+    texts = [noise.randbytes(3000).hex() for _ in range(1200)]
+    path = tmp_path / "a.parquet"
+    table = pa.table(dict.fromkeys(("text", "b", "c")[:columns], texts))
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, data_page_size=1 << 16)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = group.column(0).total_compressed_size
+    assert chunk > 3 << 20
+    monkeypatch.setattr(parquet_rows, "BUFFERS", 1 << 20)
+    monkeypatch.setattr(parquet_rows, "CHUNK_BYTES", (chunk if columns == 1 else 2 * chunk) - 1)
+    monkeypatch.setattr(parquet_rows.storage, "open_input", Watched)
+    monkeypatch.setattr(Watched, "largest", 0)
+    found = [text for _, batch, _ in parquet_rows.batches(piece(path), ReadSettings("parquet")) for text in
+             batch.column("text").to_pylist()]  # fmt: skip
+    assert found == texts
+    # Arrow fills a buffer of 1 MiB anew before it has given away all of it.
+    assert Watched.largest <= 9 << 18
 
 
 def test_a_batch_has_the_bytes_it_may_have_however_rows_lie(tmp_path):

@@ -63,6 +63,15 @@ def start(nodes: Nodes, recipe: Path, out: Path, *options: str) -> subprocess.Po
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def impossible(nodes: Nodes, recipe: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run that asks for more than any node has. Started first: it waits half a minute for a node that may come."""
+    driver = start(nodes, recipe, recipe.parent / "impossible", "--set", "limits.task_memory=1TB")
+    yield driver
+    driver.kill()
+    driver.communicate()
+
+
 def ended(driver: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit code, standard error) of a driver that ends by itself."""
     try:
@@ -123,8 +132,8 @@ def test_a_second_driver_is_refused_and_a_killed_one_is_continued(
     assert small_run.published(out) == inline
 
 
-def test_a_request_that_no_node_meets_is_an_error(nodes: Nodes, recipe: Path, tmp_path: Path) -> None:
-    code, errors = ended(start(nodes, recipe, tmp_path / "run", "--set", "limits.task_memory=1TB"))
+def test_a_request_that_no_node_meets_is_an_error(impossible: subprocess.Popen[str]) -> None:
+    code, errors = ended(impossible)
     assert code == 1, errors
     assert "limits.task_memory" in errors
     assert "Traceback" not in errors

@@ -31,8 +31,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from winnow.pipelines import open_run, run
 from winnow.pipelines.engine import RunError
+from winnow.pipelines.located import Document, RecipeError
 from winnow.pipelines.progress import Progress
 from winnow.pipelines.recipe import read
+from winnow.pipelines.recipe_credentials import refuse_credentials
 from winnow.pipelines.verifying import verify
 from winnow.shards import inputs, object_store, ranged_file, s3, s3_put, storage, storage_errors
 from winnow.shards.storage_errors import (
@@ -407,6 +409,33 @@ def test_no_credentials_are_an_error_with_what_to_do(server, place, monkeypatch)
         storage.exists(f"{place}/a")
 
 
+PROFILE = "[profile absent]\ncredential_process = /nowhere/program --key s3cr3t\n"
+IDENTITY = {
+    "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/x",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere/token",
+}
+
+
+@pytest.mark.parametrize("kind", ["process", "identity"])
+def test_credentials_whose_file_is_missing_are_none(server, place, monkeypatch, tmp_path, kind):
+    """Not a file that is missing on the store, nor a connection to wait for."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(PROFILE)
+    settings = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "absent"}
+    for name, value in (settings if kind == "process" else IDENTITY).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage_errors, "sleep", lambda _: pytest.fail("waited"))
+    for ask in (storage.exists, storage.read_bytes):
+        with pytest.raises(
+            RefusedError, match=r"no credentials for S3 are found here \(FileNotFoundError"
+        ) as caught:
+            ask(f"{place}/a")
+        assert not isinstance(caught.value, FileNotFoundError)
+        assert caught.value.permanent
+        assert "s3cr3t" not in str(caught.value)
+
+
 def test_a_missing_file_is_missing(server, place):
     for operation in ("size", "read_bytes", "read_range", "open_input", "copy"):
         with pytest.raises(FileNotFoundError, match="there is no such file") as caught:
@@ -488,6 +517,11 @@ def assert_nothing_of_a_credential(text: str) -> None:
     [
         "s3://AKIAODDKEYOFWINNOW12:s3cr3t@corpora/a",
         "s3://AKIAODDKEYOFWINNOW12@corpora/a",
+        "s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/s3cr3t/bPxRfiCYEXAMPLEKEY@corpora/a",
+        "S3A://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/s3cr3t@corpora/a",
+        "gs://GOOG1EXAMPLE:s3cr3t/b@corpora/a",
+        "simplecache::s3://AKIAODDKEYOFWINNOW12:s3cr3t/b@corpora/a",
+        "zip://a.jsonl::s3://AKIAODDKEYOFWINNOW12:s3cr3t/b@corpora/a.zip",
         "https://user:s3cr3t@host/a.jsonl",
         "https://host/a.jsonl?X-Amz-Algorithm=A&X-Amz-Credential=AKIAODDKEYOFWINNOW12&X-Amz-Signature=s3cr3t",
         "https://host/a.jsonl?sv=1&sig=s3cr3t",
@@ -506,10 +540,53 @@ def test_a_location_with_credentials_is_refused(location):
 
 @pytest.mark.parametrize(
     "location",
-    ["s3://b/a@b", "https://host/a?design=1", "hf://datasets/o/n@main/a", "/a@b/c:d", "gs://b/a:b@c"],
+    [
+        "s3://b/a@b",
+        "https://host/a?design=1",
+        "https://host:8080/a:b@c",
+        "hf://datasets/o/n@main/a",
+        "hf://datasets@main/a",
+        "/a@b/c:d",
+        "gs://b/a:b@c",
+        "abfs://container@account.dfs.core.windows.net/a",
+        "zip://a.jsonl::s3://b/a@b.zip",
+        "s3://arn:aws:s3:us-east-1:123456789012:accesspoint:name/a",
+        "a/" * 100_000 + "://",
+    ],
 )
 def test_a_location_without_is_not(location):
     storage.check_location(location)
+
+
+@pytest.mark.parametrize("bucket", ["AKIAODDKEYOFWINNOW12:s3cr3t", "AKIAODDKEYOFWINNOW12:s3cr3t@corpora"])
+def test_a_key_for_a_bucket_is_not_repeated(bucket):
+    for ask in (s3.place, storage.check_location):
+        with pytest.raises((UnusableError, inputs.InputError)) as caught:
+            ask(f"s3://{bucket}/a")
+        assert "s3cr3t" not in str(caught.value)
+        assert "AKIA" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        (" s3://KEY:s3cr3t@corpora/a", True),
+        ("s3://KEY:s3cr3t/b@corpora/my file.jsonl", True),
+        ("s3://corpora/my file.jsonl?sig=s3cr3t", True),
+        ("simplecache::s3://KEY:s3cr3t@corpora/a", True),
+        ("read s3://KEY:s3cr3t@corpora/a", True),
+        ("Look at https://example.com or write to us@example.com", False),
+        ("what lies on s3://corpora: all of it", False),
+        ("https?://\\S+@", False),
+    ],
+)
+def test_what_a_recipe_says_is_searched_for_keys(value, refused):
+    if refused:
+        with pytest.raises(RecipeError, match="a location with a key or a signature in it") as caught:
+            refuse_credentials(Document("x.yaml", {"a": [value]}))
+        assert "s3cr3t" not in str(caught.value)
+    else:
+        refuse_credentials(Document("x.yaml", {"a": [value]}))
 
 
 @given(st.text(), st.sampled_from([KEY, SECRET, TOKEN]), st.text())
@@ -523,13 +600,15 @@ def test_scrubbed_text_has_no_credential(before, secret, after):
         "key ASIAABCDEFGHIJKLMNOP is bad",
         "https://h/p?X-Amz-Signature=abcdef0123&x=1",
         "http://user:hush@host/x",
+        "no s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/hush/bPxRfiCYEXAMPLEKEY@bucket/in",
+        "no simplecache::s3://key:a/hush/b@bucket/in",
         "Authorization: AWS4-HMAC-SHA256 Credential=AKIAABCDEFGHIJKLMNOP/x, Signature=abcdef0123",
         "Bearer abcdef0123",
     ],
 )
 def test_what_looks_like_a_credential_is_scrubbed(text):
     scrubbed = storage_errors.scrub(text)
-    for secret in ("ABCDEFGHIJKLMNOP", "abcdef0123", "hush"):
+    for secret in ("ABCDEFGHIJKLMNOP", "abcdef0123", "hush", "IOSFODNN7", "EXAMPLEKEY"):
         assert secret not in scrubbed
 
 

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sys
 import tracemalloc
 import weakref
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from winnow.pipelines import ledger
+from winnow.pipelines import lease, ledger
 from winnow.pipelines.cluster import Inline
 from winnow.pipelines.engine import Engine
+from winnow.pipelines.filtering import _bad_rows_check
 from winnow.pipelines.jobs import Job, Later, Task
 from winnow.pipelines.ledger import BLOCK, SEAL_FROM, SEALED, Ledger, completed, recorded
+from winnow.pipelines.plan_scratch import _largest_text
+from winnow.pipelines.planning import SourcePlan
 from winnow.pipelines.progress import Progress
+from winnow.pipelines.recipe import Source
 from winnow.pipelines.records import Outputs, Record, Stage, identity_of, record_name
-from winnow.shards.inputs import InputFile
+from winnow.pipelines.sampling import expected
+from winnow.shards.inputs import InputError, InputFile
 from winnow.shards.on_demand import OnDemand
-from winnow.shards.splits import cut
+from winnow.shards.readers import ReadSettings
+from winnow.shards.splits import FILES_PER_SPLIT, begins, costs, cut
 
 TB = 10**12
+READ = ReadSettings("jsonl")
 STAGE = Stage("many.web", 1, {})
 
 
@@ -152,6 +162,23 @@ def test_a_damaged_seal_is_as_none(sealed, where):
     assert dict(found) == {r.index: r for r in records}
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_no_flipped_bit_before_the_blocks_is_believed(tmp_path, bit):
+    """A header that says other blocks would leave records out, or take those of one task for another's."""
+    records = [record(i) for i in range(3)]
+    put_singles(tmp_path, records)
+    Ledger(records).seal(str(tmp_path))
+    data = (tmp_path / SEALED).read_bytes()
+    blocks = data.index(b"\n", data.index(b"\n") + 1) + 1
+    for at in range(blocks):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << bit
+        (tmp_path / SEALED).write_bytes(damaged)
+        found = completed(str(tmp_path))
+        assert not found.sealed
+        assert dict(found) == {r.index: r for r in records}
+
+
 def test_a_seal_of_another_schema_is_not_read(sealed, monkeypatch):
     location, records = sealed
     monkeypatch.setattr(ledger, "SCHEMA_VERSION", 99)
@@ -236,6 +263,44 @@ def test_a_redone_task_takes_the_seal_away_first_and_its_stage_is_sealed_again(t
     assert engine_at(tmp_path, answer).perform(STAGE, tasks(n)).records == done.records
 
 
+class FullError(OSError):
+    pass
+
+
+def full(*_):
+    raise FullError("no room")
+
+
+def test_a_stage_whose_seal_cannot_be_written_is_complete(tmp_path, monkeypatch, capsys):
+    engine = Engine(str(tmp_path), Told(lambda job: record(job.task.index)), Progress(stream=sys.stdout))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "seal", full)
+        done = engine.perform(STAGE, tasks(SEAL_FROM))
+    assert len(done.records) == SEAL_FROM
+    assert "many.web: its records could not be put into one file: no room" in capsys.readouterr().out
+    assert not (Path(STAGE.location(str(tmp_path))) / SEALED).exists()
+
+
+def test_a_run_that_was_replaced_leaves_seals_alone(tmp_path, monkeypatch):
+    location = Path(STAGE.location(str(tmp_path)))
+    records = [record(i) for i in range(SEAL_FROM)]
+    put_singles(location, records)
+    engine = engine_at(tmp_path, lambda job: records[job.task.index])
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "check", full)
+        with pytest.raises(FullError):
+            engine.finished(STAGE, SEAL_FROM)
+        with pytest.raises(FullError):
+            engine.perform(STAGE, tasks(SEAL_FROM))
+    assert not (location / SEALED).exists()
+    engine.perform(STAGE, tasks(SEAL_FROM))
+    assert (location / SEALED).exists()
+    monkeypatch.setattr(lease, "check", full)
+    with pytest.raises(FullError):
+        engine.perform(STAGE, tasks(SEAL_FROM + 1))
+    assert (location / SEALED).exists()
+
+
 def test_few_records_are_not_sealed(tmp_path):
     engine_at(tmp_path, lambda job: record(job.task.index)).perform(STAGE, tasks(SEAL_FROM - 1))
     assert not (Path(STAGE.location(str(tmp_path))) / SEALED).exists()
@@ -306,3 +371,48 @@ def test_splits_of_a_very_large_source_take_little():
     assert (last.index, last.pieces[0].stop, last.pieces[0].file) == (len(splits) - 1, -1, 4)
     assert last.pieces[0].start + last.pieces[0].size == 2 * TB
     assert splits[7_813].pieces[0].start == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 25))
+def test_columns_of_splits_are_those_of_the_splits(sizes, split_bytes):
+    files = [InputFile(f"{i:02}.jsonl", f"/{i:02}.jsonl", size, "") for i, size in enumerate(sizes)]
+    splits = cut("web", files, "jsonl", split_bytes)
+    assert costs(splits).tolist() == costs(list(splits)).tolist() == [split.cost for split in splits]
+    firsts = [split.pieces[0] for split in splits]
+    for ours in (begins(splits), begins(list(splits))):
+        assert [column.tolist() for column in ours] == [
+            [p.id_half for p in firsts],
+            [p.start for p in firsts],
+        ]
+
+
+def test_costs_make_no_splits(monkeypatch):
+    files = [InputFile(f"{i:05}.jsonl", f"/{i}.jsonl", 3, "") for i in range(FILES_PER_SPLIT + 1)]
+    splits = cut("web", files, "jsonl", 10**9)
+    monkeypatch.setattr(type(splits), "made", None)
+    assert costs(splits).tolist() == [3 * FILES_PER_SPLIT, 3]
+    assert (
+        _largest_text(SourcePlan("web", Source.model_construct(), "/", files, splits, READ))
+        == 3 * FILES_PER_SPLIT
+    )
+    choice = expected(Source.model_construct(sample=0.001), splits, 1, 0.0)
+    assert choice.of_bytes == 3 * len(files)
+
+
+def test_the_check_of_bad_rows_knows_the_splits_that_are_read(monkeypatch):
+    files = [InputFile(f"{i}.jsonl", f"/{i}.jsonl", 3, "") for i in range(6)]
+    splits = cut("web", files, "jsonl", 3)
+    recipe = SimpleNamespace(max_bad_rows=0.5)
+    bad = {"rows": 4, "lost": {"json": 3}}
+    whole = SourcePlan("web", Source.model_construct(), "/", files, splits, READ)
+    part = replace(whole, splits=[splits[i] for i in (1, 3)], part=(1, 3))
+    for source, read in ((whole, range(6)), (part, (1, 3))):
+        check = _bad_rows_check(recipe, source)
+        for index in range(8):
+            if index in read:
+                with pytest.raises(InputError, match=rf"split {index} \({index}.jsonl\)"):
+                    check(Record(index, bad, {}))
+            check(Record(index, bad | {"rows": 6}, {}))
+            if index not in read:
+                check(Record(index, bad, {}))

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -29,6 +30,8 @@ from winnow.pipelines.recipe import load, read
 from winnow.pipelines.records import SchemaError
 from winnow.pipelines.tracing import Tracer
 from winnow.pipelines.tracing_report import said_of_piece
+from winnow.pipelines.train_corpus import TrainingRun
+from winnow.pipelines.train_settings import TrainInputError
 from winnow.shards import feed, mds, plain_yaml, readers
 from winnow.shards.inputs import Piece
 from winnow.shards.readers import ReadSettings
@@ -406,6 +409,24 @@ def test_merge_keys_of_a_run_are_not_expanded(copied: Path) -> None:
     assert plain_yaml.load("a: &a {b: [1, x]}\nc: *a\n") == {"a": {"b": [1, "x"]}, "c": {"b": [1, "x"]}}
     with pytest.raises(yaml.YAMLError):
         plain_yaml.load("!!python/name:os.system x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 20_000, "a: 2024-99-99", "a: " + "9" * 5000, "a: !!int x", "a: !!int ''", "a: !!bool x", "a: 0x_",
+     "a: !!float x", "a: !!timestamp x", "{[1]: 2}", "a: \0"],
+)  # fmt: skip
+def test_values_that_are_none_are_errors_of_yaml(content: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        plain_yaml.load(content)
+
+
+@pytest.mark.parametrize("content", ["a: 2024-99-99", "- 1", "["])
+def test_a_trainer_is_told_of_damaged_blocks(tmp_path: Path, content: str) -> None:
+    place = tmp_path / "streams.yaml"
+    place.write_text(content)
+    with pytest.raises(TrainInputError, match=r"streams\.yaml is damaged"):
+        TrainingRun._blocks.func(SimpleNamespace(streams_yaml=str(place)))  # type: ignore[arg-type]
 
 
 def unpublished(directory: Path) -> Path:
