@@ -34,9 +34,9 @@ from winnow.shards import storage
 
 HANG_S = 240.0
 """Without a new record or an end of the driver."""
-DISTURBED_DRIVERS = 4
+DISTURBED_DRIVERS = 6
 """After which a run is left alone, so that it ends."""
-STARTS = 12
+STARTS = 14
 """After which a run that stops again and again is given up."""
 WENT_ON, CONTINUED, TRACEBACK, HANG, OTHER = (
     "went on",
@@ -144,6 +144,7 @@ class Soak:
                     run.faults.append((kind, CONTINUED))
             known = run.recorded()
         else:
+            # Whoever starts it again gets no further: it might as well hang.
             run.faults.append((f"(not published after {STARTS} starts)", HANG))
         if code == 0 and not self._same(run):
             run.faults = [(kind, OTHER) for kind, _ in run.faults] or [("(no fault)", OTHER)]
@@ -166,7 +167,7 @@ class Soak:
                 stderr=errors,
             )
         try:
-            injected, hung = self._disturb(run, driver, rng.randint(1, 4) if disturbed else 0)
+            injected, hung = self._disturb(run, driver, rng.randint(2, 6) if disturbed else 0)
         finally:
             driver.kill()
         code = driver.wait()
@@ -229,7 +230,7 @@ class Soak:
     def _next(self, run: Run) -> int:
         """After how many records the next fault comes; now and then at once, while a driver still starts."""
         soon = self.rng.random() < 0.1
-        return self._progress(run) + (0 if soon else self.rng.randint(1, max(self.tasks // 3, 2)))
+        return self._progress(run) + (0 if soon else self.rng.randint(1, max(self.tasks // 6, 2)))
 
     def _spoil_input(self, run: Run, number: int) -> None:
         """Give the run inputs of its own, with rows at the end that cannot be read."""

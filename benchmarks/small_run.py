@@ -30,6 +30,7 @@ RECIPE = """
 name: small
 tokenizer: {{name: mistral-7b-v0.1, pad_token: <unk>}}
 sequence: {{length: 256, pack: best-fit}}
+max_bad_rows: 1
 sources:
   left:
     read: {{format: jsonl, path: "{inputs}/left.jsonl"}}

@@ -158,6 +158,19 @@ def content(file: BinaryIO, page: Page, codec: str) -> Iterator[bytes]:
     raise UnreadableError(f"a page of more than memory holds, compressed with {codec}")
 
 
+def whole(file: BinaryIO, page: Page, codec: str) -> bytes:
+    """The bytes of a page that memory holds, without the levels of version 2. Raises UnreadableError."""
+    stored = b"".join(_stored(file, page))
+    if codec == "UNCOMPRESSED" or not page.compressed:
+        return stored
+    # Parquet's LZ4 is raw blocks; Hadoop's older framing of them is an error here.
+    name = "lz4_raw" if codec == "LZ4" else codec.lower()
+    try:
+        return cast(bytes, pa.decompress(stored, page.size - page.levels, name, asbytes=True))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UnreadableError(str(error)) from error
+
+
 def _stored(file: BinaryIO, page: Page) -> Iterator[bytes]:
     at, stop = page.at + page.levels, page.at + page.stored
     while at < stop:

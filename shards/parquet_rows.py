@@ -170,13 +170,27 @@ def _group(parquet: pq.ParquetFile, file: BinaryIO, number: int) -> _Group:
             if not nested:
                 of_row = max([of_row, *(page.size / max(page.values, 1) for page in found)])
         step = min(step, int(BATCH_BYTES / max(of_row, 1)))
-        if chunk.has_dictionary_page and chunk.total_uncompressed_size * step > PAGE_BYTES:
-            first = next(pages(file, chunk), None)
-            if first is not None and first.kind == DICTIONARY:
-                # One value may have all of the dictionary but the lengths of the others, and all rows that value.
-                longest = first.size - 4 * first.values
-                step = min(step, PAGE_BYTES // max(longest, 1))
+        if kind.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
+            step = min(step, PAGE_BYTES // max(_longest_named(file, chunk, PAGE_BYTES // max(step, 1)), 1))
     return _Group(rows, max(step, 1), large)
+
+
+def _longest_named(file: BinaryIO, chunk: pq.ColumnChunkMetaData, least: int) -> int:
+    """Bytes of the longest value of a chunk's dictionary, which many rows may name; 0 where none has `least`."""
+    if chunk.total_uncompressed_size <= least:
+        return 0
+    first = next(pages(file, chunk), None)
+    if first is None or first.kind != DICTIONARY:
+        return 0
+    most = first.size - 4 * first.values
+    if most <= least:
+        return 0
+    if first.size > PAGE_BYTES:
+        return most
+    try:
+        return parquet_values.longest_of(file, chunk, first)
+    except UnreadableError:
+        return most
 
 
 def _values(

@@ -28,6 +28,7 @@ from winnow.shards.parquet_pages import (
     UnreadableError,
     content,
     pages,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -113,6 +114,20 @@ def values(
             else:
                 for there in present.tolist():
                     yield next(each) if there else None
+
+
+def longest_of(file: BinaryIO, chunk: pq.ColumnChunkMetaData, page: Page) -> int:
+    """Bytes of the longest string of a dictionary page, which is held as a whole. Raises UnreadableError."""
+    data = whole(file, page, chunk.compression)
+    at = longest = 0
+    for _ in range(page.values):
+        size = int.from_bytes(data[at : at + 4], "little")
+        at += 4 + size
+        if size > longest:
+            longest = size
+    if at > len(data):
+        raise UnreadableError("a page that ends too early")
+    return longest
 
 
 def _present(file: BinaryIO, page: Page, stream: Stream, optional: bool) -> np.ndarray | None:

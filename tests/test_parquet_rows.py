@@ -8,7 +8,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from winnow.shards import readers
+from winnow.shards import parquet_rows, parquet_values, readers
 from winnow.shards.inputs import InputError, Piece
 from winnow.shards.readers import ReadSettings
 
@@ -194,3 +194,29 @@ def test_damaged_parquet_page_names_the_file(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"^a\.parquet: "):
         read(path, PARQUET)
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "brotli", "lz4"])
+@pytest.mark.parametrize(("longest", "step"), [(1000, 1024), (1 << 19, 256), (1 << 20, 128)])
+def test_as_many_rows_at_a_time_as_may_all_have_the_longest_value_of_a_dictionary(
+    tmp_path, codec, longest, step
+):
+    values = [f"{i:04}" * 250 for i in range(1500)] + ["x" * longest]
+    column = pa.array([value for value in values for _ in range(3)])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": column}), path, compression=codec, dictionary_pagesize_limit=1 << 22)
+    with open(path, "rb") as file:
+        assert parquet_rows._group(pq.ParquetFile(file), file, 0).step == step
+    texts = [row["text"] for row in read(path, PARQUET)[0]]
+    assert texts == column.to_pylist()
+
+
+def test_a_dictionary_that_cannot_be_looked_into_is_taken_for_one_value(tmp_path, monkeypatch):
+    path = parquet(tmp_path, text=pa.array([f"{i:04}" * 250 for i in range(1000)] * 2))
+
+    def unreadable(*_):
+        raise parquet_values.UnreadableError("another codec")
+
+    monkeypatch.setattr(parquet_values, "longest_of", unreadable)
+    with open(path, "rb") as file:
+        assert parquet_rows._group(pq.ParquetFile(file), file, 0).step == parquet_rows.PAGE_BYTES // 10**6
