@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,23 @@ def minilm() -> str:
     with open(folder / "model.safetensors", "rb") as weights:
         assert hashlib.file_digest(weights, "sha256").hexdigest() == MINILM_SHA256
     return str(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_are_prepared_once() -> Iterator[None]:
+    """Preparing and proving a tokenizer is half of a small run: runs in this process share what is equal.
+
+    What does that is tested as it is, in its own modules; so are whole runs, as commands.
+    """
+    tokens = sys.modules.get("winnow.pipelines.tokens")
+    corpus = sys.modules.get("winnow.pipelines.corpus")
+    with pytest.MonkeyPatch.context() as patch:
+        if tokens is not None:
+            for name in ("vocabulary_of", "piece_bytes", "prefix_bytes", "Encoder"):
+                patch.setattr(tokens, name, lru_cache(maxsize=4)(getattr(tokens, name)))
+        if corpus is not None:
+            patch.setattr(corpus, "choose_backend", lru_cache(maxsize=4)(corpus.choose_backend))
+        yield
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import small_run
 from ray_nodes import descendants
 from small_run import published, records
 
-KILLS = int(os.environ.get("WINNOW_KILLS", "3"))
+KILLS = int(os.environ.get("WINNOW_KILLS", "2"))
 """More for a soak: WINNOW_KILLS=100 pytest tests/test_faults.py; benchmarks/faults.py knows more faults."""
 LIMIT = 120
 
