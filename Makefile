@@ -31,9 +31,11 @@ $(VENV)/.all: $(BIN)/python pyproject.toml constraints.txt
 demo: $(VENV)/.base ## set up .venv and run the quickstart: text on this machine to shards
 	$(BIN)/winnow run quickstart --out $(RUN)
 
+# They start some hundred processes of Winnow: compiled modules are kept, whatever the shell says.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.all ## set up everything and pass the tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/test_faults.py tests
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
 
 check: $(VENV)/.all ## format, lint, types
 	$(BIN)/ruff format --check .
