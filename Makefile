@@ -34,7 +34,7 @@ demo: $(VENV)/.base ## set up .venv and run the quickstart: text on this machine
 # They start some hundred processes of Winnow: compiled modules are kept, whatever the shell says.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.all ## set up everything and pass the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/test_faults.py tests
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/test_faults.py tests/test_train.py tests
 	$(BIN)/python -m pytest -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
 
 check: $(VENV)/.all ## format, lint, types

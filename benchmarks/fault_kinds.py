@@ -30,14 +30,14 @@ others have been given."""
 BUCKET = "winnow-faults"
 
 LIVE: dict[str, int] = {
-    "a worker killed": 30,
+    "a worker killed": 36,
     "a worker frozen for some seconds": 8,
     "a node killed": 14,
     "a node frozen until it is given up": 3,
     "a node taken away in order": 5,
     "a node added": 6,
-    "the driver killed": 14,
-    "the driver ended by SIGTERM": 8,
+    "the driver killed": 9,
+    "the driver ended by SIGTERM": 5,
     "the driver frozen for some seconds": 3,
     "the disk full for some seconds": 7,
     "the whole cluster killed": 2,

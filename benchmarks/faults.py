@@ -167,7 +167,7 @@ class Soak:
                 stderr=errors,
             )
         try:
-            injected, hung = self._disturb(run, driver, rng.randint(2, 6) if disturbed else 0)
+            injected, hung = self._disturb(run, driver, rng.randint(3, 8) if disturbed else 0)
         finally:
             driver.kill()
         code = driver.wait()
@@ -196,7 +196,7 @@ class Soak:
                     injected.append(kind)
                     wanted = 0 if kind in ENDING else wanted - 1
                     at = self._next(run)
-            time.sleep(0.03)
+            time.sleep(0.1)
         return injected, False
 
     def _judge(self, run: Run, code: int, injected: list[str], hung: bool, said: str) -> None:
@@ -230,7 +230,7 @@ class Soak:
     def _next(self, run: Run) -> int:
         """After how many records the next fault comes; now and then at once, while a driver still starts."""
         soon = self.rng.random() < 0.1
-        return self._progress(run) + (0 if soon else self.rng.randint(1, max(self.tasks // 6, 2)))
+        return self._progress(run) + (0 if soon else self.rng.randint(1, max(self.tasks // 12, 2)))
 
     def _spoil_input(self, run: Run, number: int) -> None:
         """Give the run inputs of its own, with rows at the end that cannot be read."""
