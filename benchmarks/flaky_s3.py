@@ -94,7 +94,6 @@ class Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     faults: ClassVar[Faults]
     store: ClassVar[tuple[str, int]]
-    one_put: ClassVar[threading.Lock] = threading.Lock()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing is printed for each request."""
@@ -170,9 +169,7 @@ class Proxy(BaseHTTPRequestHandler):
         if self.headers.get("Content-MD5", digest) != digest:
             self._error("BadDigest")
             return
-        # Of several such puts at once S3 lets one through; moto looks first and puts then.
-        with self.one_put if "If-None-Match" in self.headers else contextlib.nullcontext():
-            status, headers, answer = self._ask_store(body)
+        status, headers, answer = self._ask_store(body)
         if kind == "lost":
             self._reset(kind)
         elif kind == "truncated" and len(answer) > 1:

@@ -40,6 +40,8 @@ class Capacity:
     gpus: float
     most_cpus: float
     most_gpus: float
+    untold: bool = False
+    """Whether somebody may add nodes of which this cluster does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,14 @@ def nodes_to_come() -> bool:
 
 
 def capacity_of(ray: Any) -> Capacity:
-    """Of the cluster that Ray is connected to."""
+    """Of the cluster that Ray is connected to, which others may have started."""
     now = ray.cluster_resources()
     cpus, gpus = now.get("CPU", 0.0), now.get("GPU", 0.0)
     types = node_types()
     grown = {
         key: sum(t.most * t.resources[key] for t in types if t.resources.get(key)) for key in ("CPU", "GPU")
     }
-    return Capacity(cpus, gpus, max(cpus, grown["CPU"]), max(gpus, grown["GPU"]))
+    return Capacity(cpus, gpus, max(cpus, grown["CPU"]), max(gpus, grown["GPU"]), untold=not types)
 
 
 def actors_on(resources: Mapping[str, float], gpus: float, memory: float) -> int:

@@ -177,9 +177,9 @@ class Cluster:
     def capacity(self) -> Capacity:
         """Of the cluster; on a Ray of our own only GPUs that torch can use count."""
         found = capacity_of(self.ray)
-        if self.here and found.gpus:
-            gpus = min(found.gpus, usable_gpus())
-            found = replace(found, gpus=gpus, most_gpus=gpus)
+        if self.here:
+            gpus = min(found.gpus, usable_gpus()) if found.gpus else 0.0
+            found = replace(found, gpus=gpus, most_gpus=gpus, untold=False)
         return found
 
     def close(self) -> None:

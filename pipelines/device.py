@@ -68,8 +68,9 @@ def choose(
 ) -> Device:
     """The device for an embedding of about so many documents; says which, and how long it will take.
 
-    `auto` is a GPU where the cluster has, or can grow, any. Raises DeviceError where a GPU is asked for and never to
-    be had, and where `auto` would mean more than `MOST_CPU_HOURS` on all the cores there can be.
+    `auto` is a GPU where the cluster has any, or tells that it can grow any; `gpu` also waits for nodes of an
+    autoscaler that does not tell (actors.py ends the run when none comes). Raises DeviceError where a GPU is asked for
+    and never to be had, and where `auto` would mean more than `MOST_CPU_HOURS` on all the cores there can be.
     """
     settings = encoder.settings
     cost = embedding_cost(math.ceil(documents), encoder.files, encoder.max_tokens, settings.dtype)
@@ -80,9 +81,9 @@ def choose(
         )
         return CPU
     there = executor.capacity()
-    if there.most_gpus:
+    if there.most_gpus or (settings.device == "gpu" and there.untold):
         what = f"{there.gpus:g} GPUs" if there.gpus > 1 else "a GPU"
-        what = what if there.gpus else "GPUs that the cluster will grow"
+        what = what if there.gpus else "GPUs that the cluster is to start"
         tokenizing = f"and ~ {show_hours(cost.tokenize_core_seconds)} of a core for its tokens"
         say(f"embedding {name}: on {what}; {about}~ {show_hours(cost.gpu_seconds)} of an H200 {tokenizing}")
         return Device(settings.gpus)
@@ -95,9 +96,11 @@ def choose(
     cores = max(there.most_cpus if math.isfinite(there.most_cpus) else there.cpus, 1)
     seconds = cost.core_seconds / cores
     if seconds > MOST_CPU_HOURS * 3600:
+        start = f"; to wait for GPUs that the cluster starts: --set embeddings.{name}.device=gpu"
         raise DeviceError(
             f"embedding {name!r}: there is no GPU, and ~ {show_count(documents)} documents take ~ "
             f"{show_hours(seconds)} on {cores:g} cores; to do that all the same: --set embeddings.{name}.device=cpu"
+            f"{start if there.untold else ''}"
         )
     say(f"embedding {name}: on CPUs, there is no GPU; {about}~ {show_hours(cost.core_seconds)} of a core")
     return CPU

@@ -33,8 +33,8 @@ CANONICAL_NODES = 128
 divides the other."""
 MOST_PICKS = 1 << 20
 """Choices the reader makes, one by one in Python, of which rows of a stream are in an epoch: about a second's."""
-REMOTE_SCHEMES = ("s3", "gs", "oci", "azure", "azure-dl", "hf", "sftp", "dbfs", "alipan")
-"""What mosaicml-streaming 0.13 downloads from."""
+REMOTE_SCHEMES = ("s3", "gs", "oci", "sftp", "dbfs")
+"""What mosaicml-streaming 0.13 downloads from and fsspec writes to. Azure's have other names in both."""
 
 _TRAINER_ONLY = ("max_seq_len", "eos_token_id")  # llm-foundry's own; StreamingDataset does not know them
 _LOADERS = {"train": "train_loader", "val": "eval_loader"}

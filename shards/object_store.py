@@ -232,19 +232,6 @@ def put_file(location: str, path: str) -> None:
         raise StorageError(f"{location}: the store took {wanted:,} bytes and holds {there:,}")
 
 
-def put_if_absent(location: str, data: bytes) -> bool:
-    """Make a file of `data`, which only this caller has, unless there is one; whether it is there and ours."""
-    if is_s3(location):
-        return s3_put.put_if_absent(location, data)
-    fs, path = _fsspec(location)
-    try:
-        with _errors_of(location):
-            fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return read_all(location) == data
-    return True
-
-
 def copy(source: str, target: str) -> bool:
     """Let the store copy a file; False where it does not do that."""
     if is_s3(source) and is_s3(target):

@@ -16,8 +16,8 @@ import hashlib
 import os
 from typing import Any, BinaryIO
 
-from winnow.shards import s3, s3_read
-from winnow.shards.storage_errors import ChangedError, MissingError, StorageError, UnusableError
+from winnow.shards import s3
+from winnow.shards.storage_errors import StorageError, UnusableError
 
 ONE_PUT = 64 << 20
 PART, MOST_PARTS = 32 << 20, 10_000
@@ -36,26 +36,6 @@ def put(location: str, data: bytes) -> str:
     """Make an object of `data`; its ETag."""
     answer = s3.request(location, "put_object", Body=data, ContentMD5=_md5(data))
     return s3.etag_of(answer)
-
-
-def put_if_absent(location: str, data: bytes) -> bool:
-    """Make an object of `data` unless there is one; whether it is there and ours. Of several that try at once one does.
-
-    `data` has to be the caller's own (a token in it): an answer that was lost is told from another's object by it.
-    Raises UnusableError where the store knows no conditional put.
-    """
-    refused = False
-    try:
-        s3.request(location, "put_object", Body=data, ContentMD5=_md5(data), IfNoneMatch="*")
-    except ChangedError:  # 412: there is one
-        refused = True
-    if not refused:
-        return True
-    there = bytearray(len(data) + 1)
-    try:
-        return bytes(there[: s3_read.read_into(location, 0, memoryview(there))]) == data
-    except MissingError:
-        return False
 
 
 def copy(source: str, target: str) -> None:

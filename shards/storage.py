@@ -18,7 +18,6 @@ Names that start with a dot are unfinished attempts; listings leave them out.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -33,8 +32,6 @@ from winnow.shards.storage_errors import StorageError, carries_credentials
 __all__ = ["StorageError"]
 UNFINISHED = ".tmp"
 HUB = "hf://"
-NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""How FAT, SMB and many FUSE file systems say that they have no hard links."""
 
 
 def is_local(location: str) -> bool:
@@ -216,51 +213,6 @@ def put_bytes(location: str, data: bytes | memoryview) -> None:
     """Publish a small file in one step."""
     with commit(location) as path, open(path, "wb") as file:
         file.write(data)
-
-
-def put_if_absent(location: str, data: bytes) -> bool:
-    """Publish a small file unless there is one; of several that try at once, one gets True.
-
-    `data` has to be the caller's own (hold a token of its own): where an answer was lost, that tells whose it is.
-    Raises StorageError of a store that has no conditional put.
-    """
-    if not is_local(location):
-        return _store().put_if_absent(location, data)
-    target = Path(local_path(location))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    attempt = target.parent / f".{target.name}.{uuid.uuid4().hex}{UNFINISHED}"
-    try:
-        with open(attempt, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(attempt, target)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            _create(target, data)
-    except FileExistsError:
-        return False
-    finally:
-        attempt.unlink(missing_ok=True)
-    _sync_directory(str(target.parent))
-    return True
-
-
-def _create(target: Path, data: bytes) -> None:
-    """Make a file where there are no hard links: one of many makes it; a reader may see it while it is empty.
-
-    Raises FileExistsError.
-    """
-    with open(target, "xb") as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
 
 
 def copy(source: str, target: str) -> None:

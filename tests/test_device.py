@@ -38,6 +38,7 @@ def chosen(capacity_: Capacity, documents: int, **settings) -> tuple[Device, str
 
 NO_GPU = Capacity(16, 0, 16, 0)
 GROWS = Capacity(0, 0, 64, 4)
+UNTOLD = Capacity(16, 0, 16, 0, untold=True)
 TWO = Capacity(16, 2, 16, 2)
 
 
@@ -48,7 +49,7 @@ def test_auto_goes_by_what_there_is_and_what_there_can_be():
     )
     device, said = chosen(GROWS, MANY, gpus=0.5)
     assert device == Device(0.5)
-    assert "on GPUs that the cluster will grow" in said
+    assert "on GPUs that the cluster is to start" in said
     assert chosen(NO_GPU, FEW) == (
         CPU,
         "embedding default: on CPUs, there is no GPU; ~ 10.00K documents, ~ 7 min of a core",
@@ -83,6 +84,15 @@ def test_a_gpu_that_is_asked_for_and_never_to_be_had_is_an_error_of_the_user():
     assert chosen(TWO, FEW, device="cpu")[0] == CPU
 
 
+def test_gpus_of_an_autoscaler_that_does_not_tell_are_waited_for_when_asked_for():
+    device, said = chosen(UNTOLD, FEW, device="gpu")
+    assert device == Device(1.0)
+    assert "on GPUs that the cluster is to start" in said
+    assert chosen(UNTOLD, FEW)[0] == CPU
+    with pytest.raises(DeviceError, match=r"device=cpu; to wait .*--set embeddings\.default\.device=gpu$"):
+        chosen(UNTOLD, MANY)
+
+
 def test_a_task_carries_its_device_and_what_it_comes_after():
     task = Device(0.5).task(3, print, None, 7, ("tokens", 3))
     assert (task.index, task.gpus, task.memory, task.after) == (3, 0.5, 7, ("tokens", 3))
@@ -100,7 +110,7 @@ def test_in_this_process_gpus_are_those_of_torch(monkeypatch):
 def test_a_cluster_is_as_large_as_its_autoscaler_allows(monkeypatch):
     ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 8.0})
     monkeypatch.setattr(capacity, "node_types", list)
-    assert capacity_of(ray) == Capacity(8, 0, 8, 0)
+    assert capacity_of(ray) == Capacity(8, 0, 8, 0, untold=True)
     types = [NodeType({"CPU": 32}, 16), NodeType({"CPU": 16, "GPU": 4}, 2)]
     monkeypatch.setattr(capacity, "node_types", lambda: types)
     assert capacity_of(ray) == Capacity(8, 0, 544, 8)

@@ -262,12 +262,6 @@ def test_a_large_file_whose_last_answer_is_lost_is_there(server, place, monkeypa
     assert storage.read_bytes(f"{place}/large") == noise(1000)
 
 
-def test_who_does_not_hear_that_he_was_first_finds_out(server, place, monkeypatch):
-    lose_first_answer(monkeypatch, "put_object")
-    assert storage.put_if_absent(f"{place}/lease", b"mine")
-    assert not storage.put_if_absent(f"{place}/lease", b"yours")
-
-
 def test_parts_of_an_upload_that_fails_are_deleted(server, place, tmp_path, monkeypatch):
     monkeypatch.setattr(s3_put, "ONE_PUT", 1 << 20)
     monkeypatch.setattr(s3_put, "PART", 5 << 20)
@@ -290,26 +284,6 @@ def test_an_object_of_another_size_than_was_put_is_an_error(server, place, monke
     monkeypatch.setattr(s3, "facts", lambda location: s3.Facts(3, real(location).etag))
     with pytest.raises(StorageError, match="the store took 4 bytes and holds 3 bytes"):
         storage.put_bytes(f"{place}/a", b"data")
-
-
-@pytest.mark.parametrize("where", ["s3", "memory", "local"])
-def test_one_of_many_who_put_at_once_is_the_first(server, place, tmp_path, where):
-    location = {
-        "s3": f"{place}/lease",
-        "memory": "memory://lease-of-many/lease",
-        "local": str(tmp_path / "d" / "lease"),
-    }[where]
-    server.set(rate=0.4, kinds=["500", "lost", "reset"], seed=6)
-    mine = [b"%d of us" % i for i in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda data: storage.put_if_absent(location, data), mine))
-    server.set()
-    assert sum(won) == 1
-    assert storage.read_bytes(location) == mine[won.index(True)]
-    assert not storage.put_if_absent(location, b"late")
-    storage.remove(location)
-    assert storage.put_if_absent(location, b"again")
-    storage.remove(location)
 
 
 # ---- listing --------------------------------------------------------------------------------------------------
@@ -356,7 +330,6 @@ READS = {
     "list_files": storage.list_files,
     "remove": storage.remove,
     "put_bytes": lambda location: storage.put_bytes(location, b"x"),
-    "put_if_absent": lambda location: storage.put_if_absent(location, b"x"),
     "copy": lambda location: storage.copy(location, f"{location}.copy"),
 }
 each_operation = pytest.mark.parametrize("operation", READS)
@@ -672,7 +645,6 @@ def test_errors_of_a_stores_library_come_out_as_ours(monkeypatch, tmp_path):
         lambda: storage.exists(place),
         lambda: storage.list_files(place),
         lambda: storage.put_bytes(place, b"x"),
-        lambda: storage.put_if_absent(place, b"x"),
         lambda: storage.remove(place),
         lambda: object_store.FsspecFile(place, 3).fetch(0, 3),
     ]

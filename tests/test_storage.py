@@ -160,42 +160,6 @@ def test_content_is_synced_before_it_gets_its_name_and_the_directory_after(tmp_p
     assert (renamed, directory) == ("replace", str(tmp_path))
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_the_first_is_told_without_hard_links(tmp_path, monkeypatch, number):
-    def refused(*_):
-        raise OSError(number, os.strerror(number))
-
-    location = str(tmp_path / "a.bin")
-    monkeypatch.setattr(os, "link", refused)
-    assert [storage.put_if_absent(location, data) for data in (b"first", b"second")] == [True, False]
-    assert storage.read_bytes(location) == b"first"
-    assert everything(tmp_path) == [location]
-
-
-def test_a_first_that_fails_leaves_nothing_without_hard_links(tmp_path, monkeypatch):
-    def no_link(*_):
-        monkeypatch.setattr(os, "fsync", full)
-        raise OSError(errno.EPERM, "no")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "link", no_link)
-    with pytest.raises(OSError, match="No space left"):
-        storage.put_if_absent(str(tmp_path / "a.bin"), b"x")
-    assert everything(tmp_path) == []
-
-
-def test_other_errors_of_a_link_are_errors(tmp_path, monkeypatch):
-    def refused(*_):
-        raise OSError(errno.EIO, "no")
-
-    monkeypatch.setattr(os, "link", refused)
-    with pytest.raises(OSError, match="no"):
-        storage.put_if_absent(str(tmp_path / "a.bin"), b"x")
-    assert everything(tmp_path) == []
-
-
 def test_listing_leaves_out_names_with_a_dot(place):
     for name in ("a", ".a", ".d/a", "d/.a", "d/b.c"):
         storage.put_bytes(storage.join(place, name), b"x")
