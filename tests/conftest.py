@@ -18,8 +18,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# The first example compiles kernels; a busy machine is no reason to fail.
-settings.register_profile("winnow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The first example compiles kernels; a busy machine is no reason to fail. More: WINNOW_EXAMPLES=1000 pytest …
+settings.register_profile(
+    "winnow",
+    max_examples=int(os.environ.get("WINNOW_EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("winnow")
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
