@@ -14,6 +14,7 @@ memory, only 18 bytes for each while they are put in order.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -144,6 +145,7 @@ def train(examples: Sequence[str | Path], model: str | Path, options: TrainingOp
             f"no word occurs min_count ({options.min_count}) times in the examples; lower min_count"
         )
     trained.save_model(str(model))
+    _check_written(memoryview(trained.f.getOutputMatrix()).tobytes(), model)
     return {
         "options": options.model_dump(mode="json"),
         "fasttext": f"fasttext-community {version('fasttext-community')}",
@@ -151,6 +153,18 @@ def train(examples: Sequence[str | Path], model: str | Path, options: TrainingOp
         "words": int(words),
         "bytes": os.path.getsize(model),
     }
+
+
+def _check_written(matrix: bytes, model: str | Path) -> None:
+    """See that a model's file has the matrix it ends with: fastText does not look whether it could be written.
+
+    Raises OSError.
+    """
+    end = matrix[-4096:]
+    with open(model, "rb") as file:
+        file.seek(max(0, os.path.getsize(model) - len(end)))
+        if file.read() != end:
+            raise OSError(errno.ENOSPC, f"{model}: fastText could not write the whole model")
 
 
 def _why(error: Exception, options: TrainingOptions) -> str:

@@ -25,7 +25,7 @@ from winnow.filters.decontaminate_settings import Benchmark, Decontaminate
 from winnow.pipelines.cluster import Task
 from winnow.pipelines.engine import Request
 from winnow.pipelines.records import Outputs, Stage, canonical
-from winnow.shards import decompress, json_rows, storage, tables
+from winnow.shards import arrays, decompress, json_rows, storage, tables
 from winnow.shards.inputs import InputError, default_root, list_source
 
 VERSION = 1
@@ -208,15 +208,15 @@ def index_task(spec: IndexSpec, outputs: Outputs) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def load_benchmarks(location: str) -> Benchmarks:
     """The index that a finished stage keeps; once per process."""
-    arrays = [load(storage.join(location, f"{array}.npy")) for array in ARRAYS]
+    held = [load(storage.join(location, f"{array}.npy")) for array in ARRAYS]
     rows = pa.Table.from_batches(tables.parquet_batches(storage.join(location, ITEMS)), ITEM_SCHEMA)
-    return Benchmarks(Index(*arrays), *rows.to_pydict().values())
+    return Benchmarks(Index(*held), *rows.to_pydict().values())
 
 
 def save(outputs: Outputs, file_name: str, array: np.ndarray) -> None:
     """Commit an array; equal arrays give equal files."""
     with outputs.file(file_name) as path, open(path, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+        arrays.save(file, array)
 
 
 def load(location: str) -> np.ndarray:

@@ -31,7 +31,7 @@ from winnow.pipelines.jobs import Task
 from winnow.pipelines.records import Outputs, Stage, total
 from winnow.pipelines.standing import rows_of
 from winnow.pipelines.vectors import BATCH_ROWS, VECTORS, Embedded, vector_batches
-from winnow.shards import exchange, storage, tables
+from winnow.shards import arrays, exchange, storage, tables
 
 VERSION = 1
 CENTROIDS = "centroids.npy"
@@ -181,7 +181,7 @@ def centroids_task(spec: CentroidsSpec, outputs: Outputs) -> dict[str, Any]:
         centroids = np.empty((0, spec.dimensions), np.float32)
         facts |= {"inertia": [], "reseeded": []}
     with outputs.file(CENTROIDS) as path, open(path, "wb") as file:
-        np.save(file, centroids)
+        arrays.save(file, centroids)
     return facts | {"clusters": len(centroids), "sample": len(sample)}
 
 

@@ -33,7 +33,7 @@ from winnow.pipelines.recipe import Recipe
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, rows_of, standings, texts_of
 from winnow.pipelines.vectors import MEMBERS, put_vectors
-from winnow.shards import exchange, storage, tables
+from winnow.shards import arrays, exchange, storage, tables
 
 if TYPE_CHECKING:
     from winnow.filters.encoder import Encoder
@@ -64,7 +64,7 @@ def tokens_task(spec: EmbeddingSpec, outputs: Outputs) -> dict[str, Any]:
     with outputs.file(name("tokens", split, "bin")) as path, open(path, "wb") as file:
         for window in windows(_texts(spec.standing)):
             ids, stops = tokenizer.tokens(window)
-            ids.astype("<i4").tofile(file)
+            arrays.write(file, ids.astype("<i4"))
             ends.append(stops + total)
             sizes.append(len(stops))
             total += len(ids)

@@ -25,7 +25,7 @@ from winnow.pipelines.documents import name, offsets
 from winnow.pipelines.engine import Done, Request, Work
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, step_of, texts_of
-from winnow.shards import exchange, storage
+from winnow.shards import arrays, exchange, storage
 
 VERSION = 1
 PORTION_BYTES = 16 << 20
@@ -139,8 +139,8 @@ def sign_task(spec: SignSpec, outputs: Outputs) -> dict[str, Any]:
                 rows = np.empty(len(texts), SIGNED)
                 rows["row"] = batch.where[first : first + len(texts)]
                 rows["length"] = lengths[first : first + len(texts)]
-                rows[has_one].tofile(rows_file)
-                (signatures if has_one.all() else signatures[has_one]).tofile(signatures_file)
+                arrays.write(rows_file, rows[has_one])
+                arrays.write(signatures_file, signatures if has_one.all() else signatures[has_one])
                 n_signed += int(has_one.sum())
     return {"documents": n_signed}
 

@@ -23,7 +23,7 @@ from winnow.pipelines.exchanges import Part, Wire, read_blocks, write_run
 from winnow.pipelines.records import Outputs
 from winnow.pipelines.semantic_scores import FOUND, NONE
 from winnow.pipelines.vectors import BATCH_ROWS, VECTORS, Embedded, vector_batches
-from winnow.shards import scratch, tables
+from winnow.shards import arrays, scratch, tables
 
 ORDER_SEED = 0x6F72646572
 CLUSTERED = Wire(
@@ -227,12 +227,14 @@ class _Large:
     vectors: BinaryIO
 
     def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        rows.tofile(self.rows)
-        vectors.tofile(self.vectors)
+        arrays.write(self.rows, rows)
+        arrays.write(self.vectors, vectors)
 
     def whole(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `whole_clusters` yields. The files are gone when nobody holds it any more."""
         with self.rows, self.vectors:
+            self.rows.flush()
+            self.vectors.flush()
             rows = np.memmap(self.rows, CLUSTERED.dtype, "r")
             vectors = np.memmap(self.vectors, VECTORS, "r").reshape(-1, self.dimensions)
         return rows, vectors, np.array([0, len(rows)])

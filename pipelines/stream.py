@@ -23,7 +23,7 @@ from winnow.pipelines.engine import Done, Engine, Request, Work
 from winnow.pipelines.exchanges import Part, Wire, further_rounds, read_parts, round_stages, write_run
 from winnow.pipelines.jobs import Later, Task
 from winnow.pipelines.records import Outputs, Record, Stage
-from winnow.shards import exchange, storage, tables
+from winnow.shards import arrays, exchange, storage, tables
 
 VERSION = 1
 VAL = 1 << 63
@@ -132,9 +132,9 @@ def gather_task(spec: GatherSpec, outputs: Outputs) -> dict[str, Any]:
         rows[field] = routed[field]
     rows["end"] = ends
     with outputs.file(name("stream", spec.index, "bin")) as path, open(path, "wb") as file:
-        tokens.tofile(file)
+        arrays.write(file, tokens)
     with outputs.file(name("stream", spec.index, "rows")) as path, open(path, "wb") as file:
-        rows.tofile(file)
+        arrays.write(file, rows)
     return {"documents": len(rows), "tokens": len(tokens), "text_bytes": int(rows["bytes"].sum())}
 
 

@@ -27,7 +27,7 @@ from winnow.pipelines.documents import name, offsets, text_hashes
 from winnow.pipelines.engine import Done, Request
 from winnow.pipelines.records import Outputs, Stage
 from winnow.pipelines.standing import Standing, Texts, texts_of
-from winnow.shards import loss_mask, storage, tables
+from winnow.shards import arrays, loss_mask, storage, tables
 from winnow.tokenize import added_tokens
 from winnow.tokenize.encoder import Encoder, Vocabulary, prepare
 from winnow.tokenize.piece_bytes import piece_bytes, prefix_bytes
@@ -215,7 +215,7 @@ def tokens_task(spec: TokensSpec, outputs: Outputs) -> dict[str, Any]:
     ):
         for batch in texts_of(spec.standing, columns if spec.chats is None else [*columns, "meta"]):
             rows, found = batch.rows, _tokenized(spec, batch)
-            found.ids.tofile(tokens)
+            arrays.write(tokens, found.ids)
             hashes, sizes = rows.column("text_hash"), rows.column("text_bytes")
             if found.is_cut:
                 sizes = pa.array(np.diff(offsets(found.texts)).astype(np.uint32))

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from winnow.shards import storage
+from winnow.shards import arrays, storage
 
 RANGE_BYTES = 1 << 20
 """The mean range read that a round aims at: an object store's request costs about as much as a MiB."""
@@ -169,10 +169,10 @@ def write_run(
         item = payload.dtype.itemsize
     with open(path, "wb") as file:
         if payload is not None:
-            payload.tofile(file)
-        rows.tofile(file)
-        row_starts.tofile(file)
-        payload_starts.tofile(file)
+            arrays.write(file, payload)
+        arrays.write(file, rows)
+        arrays.write(file, row_starts)
+        arrays.write(file, payload_starts)
         file.write(FOOTER.pack(MAGIC, len(row_starts) - 1, rows.dtype.itemsize, item))
 
 

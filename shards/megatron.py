@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterable
 
 import numpy as np
-from winnow.shards import storage
+from winnow.shards import arrays, storage
 from winnow.shards.token_files import Documents
 
 HEADER = struct.Struct("<9sQBQQ")
@@ -64,17 +64,17 @@ def write(prefix: str, dtype: str, blocks: Iterable[Documents]) -> None:
             ):
                 if len(values) and int(values.max()) > most:
                     raise ValueError(f"{what} {int(values.max()):,} is more than Megatron's {most:,}")
-            block.tokens.astype(stored, copy=False).tofile(ids)
-            block.lengths.astype("<i4").tofile(index)
+            arrays.write(ids, block.tokens.astype(stored, copy=False))
+            arrays.write(index, block.lengths.astype("<i4"))
             n += len(block.lengths)
         begin = 0
         for first in range(0, n, BLOCK):
             index.seek(HEADER.size + 4 * first)
             sizes = np.fromfile(index, "<i4", min(BLOCK, n - first)).astype(np.int64) * stored.itemsize
             index.seek(HEADER.size + 4 * n + 8 * first)
-            (begin + np.cumsum(sizes) - sizes).astype("<i8").tofile(index)
+            arrays.write(index, (begin + np.cumsum(sizes) - sizes).astype("<i8"))
             begin += int(sizes.sum())
         for first in range(0, n + 1, BLOCK):
-            np.arange(first, min(first + BLOCK, n + 1), dtype="<i8").tofile(index)
+            arrays.write(index, np.arange(first, min(first + BLOCK, n + 1), dtype="<i8"))
         index.seek(0)
         index.write(HEADER.pack(MAGIC, VERSION, code, n, n + 1))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from winnow.shards import storage, tables
+from winnow.shards import arrays, storage, tables
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q")
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -54,8 +54,8 @@ def write_datatrove(location: str, tokenizer: str, dtype: str, blocks: Iterable[
         open(index_path, "wb") as index,
     ):
         for block in blocks:
-            block.tokens.astype(item, copy=False).tofile(ids)
-            (end + np.cumsum(block.lengths)).astype("<u8").tofile(index)
+            arrays.write(ids, block.tokens.astype(item, copy=False))
+            arrays.write(index, (end + np.cumsum(block.lengths)).astype("<u8"))
             end += len(block.tokens)
     metadata = f"{tokenizer}|{item.itemsize}\n{end}\n{metric(end)}"
     storage.put_bytes(f"{location}.metadata", metadata.encode())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 
 import fasttext
@@ -80,6 +81,18 @@ def test_the_model_has_the_options_asked_for(examples, tmp_path):
     found = (args.wordNgrams, args.dim, args.epoch, args.bucket, args.minCount, args.loss.name)
     assert found == (3, 5, 2, 777, 3, "softmax")
     assert args.maxn == 0
+
+
+def test_a_model_that_could_not_be_written_whole_is_an_error(examples, tmp_path, monkeypatch):
+    honest = fasttext.FastText._FastText.save_model
+
+    def short(self, path):
+        honest(self, path)
+        os.truncate(path, os.path.getsize(path) - 1)
+
+    monkeypatch.setattr(fasttext.FastText._FastText, "save_model", short)
+    with pytest.raises(OSError, match="could not write the whole model"):
+        train(examples, tmp_path / "m.bin", TrainingOptions(dim=4, buckets=100))
 
 
 def test_words_are_counted_where_there_are_no_buckets(examples, tmp_path):

@@ -147,6 +147,17 @@ def test_files_are_written_where_commit_says(path):
         assert place in given or (named(path), place) in HANDED, f"{named(path)}:{line} writes {place}"
 
 
+@each_module
+def test_arrays_are_written_by_what_sees_a_full_disk(path):
+    """shards/arrays.py says why."""
+    called = {
+        (ast.unparse(node.func.value), node.func.attr)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert not [name for name in called if name[1] == "tofile" or name == ("np", "save")]
+
+
 def test_the_check_of_writing_finds_what_it_looks_for():
     tree = ast.parse(
         'with commit(x) as path, open(path, "wb") as f: pass\nopen(other, mode="a")\np.write_text("")'
